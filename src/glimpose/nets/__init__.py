@@ -1,0 +1,1 @@
+"""Networks: fully convolutional, image in, named maps out."""
