@@ -93,7 +93,7 @@ def procedural_texture(rng: np.random.Generator, height: int, width: int) -> np.
         image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
         luma = rng.standard_normal((rows, columns, 1), dtype=np.float32)
         chroma = rng.standard_normal((rows, columns, 3), dtype=np.float32)
-        image += amplitude * ((1 - colourfulness) * luma + colourfulness * chroma)
+        image = image + amplitude * ((1 - colourfulness) * luma + colourfulness * chroma)
         amplitude *= roughness
     small = np.clip(image, 0, 255).astype(np.uint8)
     interpolation = cv2.INTER_CUBIC if rng.random() < 0.8 else cv2.INTER_NEAREST

@@ -18,30 +18,30 @@ class SensorConfig:
 
     Ranges are drawn from uniformly, gains, gammas and scales log-uniformly; a probability is that of the effect
     occurring at all. Lengths are in pixels of the camera, not of the crop made from it; noise is in grey levels.
+    The default `native_scale` is for crops around objects; a whole photograph has (1, 1).
     """
 
-    native_scale: Range = (0.45, 1.0)  # camera pixels per pixel of the image; below 1 the image is an enlarged crop
-    native_scale_prob: float = 0.8
-    exposure_gain: Range = (0.55, 1.45)
+    native_scale: Range = (0.5, 1.6)  # camera pixels per pixel of the image; below 1 the image is an enlarged crop
+    exposure_gain: Range = (0.5, 1.3)
     channel_gain: Range = (0.88, 1.14)
     gamma: Range = (0.75, 1.4)
     contrast: Range = (0.8, 1.3)
-    black_level: Range = (-0.03, 0.06)
+    black_level: Range = (-0.02, 0.08)
     saturation: Range = (0.5, 1.25)
     hue_rad: Range = (-0.12, 0.12)
     gray_prob: float = 0.02
     shading: Range = (0.0, 0.35)  # relative size of the uneven light across the image
     shading_prob: float = 0.5
-    defocus_sigma_px: Range = (0.3, 1.2)
-    defocus_prob: float = 0.8
+    defocus_sigma_px: Range = (0.3, 1.0)
+    defocus_prob: float = 0.7
     motion_px: Range = (1.5, 5.0)
-    motion_prob: float = 0.15
+    motion_prob: float = 0.1
     bayer_prob: float = 0.5
     read_noise: Range = (0.5, 4.0)
     shot_noise: Range = (0.0, 5.0)  # at full brightness; grows with the square root of the brightness
     noise_prob: float = 0.9
     sharpening: Range = (0.0, 1.2)
-    sharpening_prob: float = 0.5
+    sharpening_prob: float = 0.6
     jpeg_quality: Range = (55.0, 97.0)
     jpeg_prob: float = 0.7
 
@@ -113,27 +113,29 @@ def simulate_sensor(
     config = config or SensorConfig()
     height, width = rgb.shape[:2]
     if native_scale is None:
-        is_enlarged = rng.random() < config.native_scale_prob
-        native_scale = _log_uniform(rng, config.native_scale).item() if is_enlarged else 1.0
-    native = (max(round(width * native_scale), 8), max(round(height * native_scale), 8))
+        native_scale = _log_uniform(rng, config.native_scale).item()
+    # A crop that was enlarged is made at its native size. One that was reduced is made as it is, which is cheaper,
+    # with blur, noise and compression reduced as averaging pixels would have done.
+    reduction = max(native_scale, 1.0)
+    native = (max(round(width * native_scale / reduction), 8), max(round(height * native_scale / reduction), 8))
     image = rgb
     if native != (width, height):
-        image = cv2.resize(image, native, interpolation=cv2.INTER_AREA if native_scale < 1 else cv2.INTER_LINEAR)
+        image = cv2.resize(image, native, interpolation=cv2.INTER_AREA)
 
     # From here to the end the channels are BGR, as OpenCV's demosaicing and JPEG want them.
     image = cv2.transform(image, _colour_matrix(rng, config)[::-1])
     if rng.random() < config.shading_prob:
         image = cv2.multiply(image, _shading(rng, config, native))
     image = cv2.addWeighted(image, 255.0, image, 0.0, 0.0, dtype=cv2.CV_8U)  # rounds and saturates
-    image = _blur(image, rng, config)
+    image = _blur(image, rng, config, reduction)
     image = cv2.LUT(image, _tone_curves(rng, config))
-    image = _noise(image, rng, config)
+    image = _noise(image, rng, config, reduction)
     if rng.random() < config.sharpening_prob:
         amount = rng.uniform(*config.sharpening)
         soft = cv2.GaussianBlur(image, (5, 5), rng.uniform(0.7, 1.3))
         image = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
     if rng.random() < config.jpeg_prob:
-        quality = round(rng.uniform(*config.jpeg_quality))
+        quality = round(100 - (100 - rng.uniform(*config.jpeg_quality)) / reduction)
         _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
         image = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     if native != (width, height):
@@ -163,11 +165,11 @@ def _shading(rng: np.random.Generator, config: SensorConfig, size: tuple[int, in
     return cv2.resize(np.exp(strength * grid).astype(np.float32), size, interpolation=cv2.INTER_LINEAR)
 
 
-def _blur(image: np.ndarray, rng: np.random.Generator, config: SensorConfig) -> np.ndarray:
+def _blur(image: np.ndarray, rng: np.random.Generator, config: SensorConfig, reduction: float) -> np.ndarray:
     if rng.random() < config.defocus_prob:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*config.defocus_sigma_px))
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(*config.defocus_sigma_px) / reduction)
     if rng.random() < config.motion_prob:
-        length_px, angle_rad = rng.uniform(*config.motion_px), rng.uniform(0.0, np.pi)
+        length_px, angle_rad = rng.uniform(*config.motion_px) / reduction, rng.uniform(0.0, np.pi)
         radius = int(np.ceil(length_px / 2))
         kernel = np.zeros((2 * radius + 1, 2 * radius + 1), np.uint8)
         reach = 0.5 * length_px * np.array([np.cos(angle_rad), np.sin(angle_rad)])
@@ -193,13 +195,13 @@ def _normal(rng: np.random.Generator, *shape: int) -> np.ndarray:
     return cv2.LUT(np.frombuffer(rng.bytes(int(np.prod(shape))), np.uint8).reshape(shape), _NORMAL)
 
 
-def _noise(image: np.ndarray, rng: np.random.Generator, config: SensorConfig) -> np.ndarray:
+def _noise(image: np.ndarray, rng: np.random.Generator, config: SensorConfig, reduction: float) -> np.ndarray:
     """Read and shot noise, on a Bayer mosaic or directly on the image as luma and coarser chroma noise."""
     height, width = image.shape[:2]
     is_mosaic = rng.random() < config.bayer_prob
     has_noise = rng.random() < config.noise_prob
     read, shot = rng.uniform(*config.read_noise), rng.uniform(*config.shot_noise)
-    deviation = np.sqrt(read**2 + shot**2 * np.linspace(0, 1, 256, dtype=np.float32))
+    deviation = np.sqrt(read**2 + shot**2 * np.linspace(0, 1, 256, dtype=np.float32)) / np.float32(reduction)
     if is_mosaic:
         mosaic: np.ndarray = np.empty((height, width), np.uint8)
         mosaic[0::2, 0::2] = image[0::2, 0::2, 2]
