@@ -1,0 +1,401 @@
+"""The training loop: a task says what is learned, `fit` does the rest, on one device or several (Lightning Fabric)."""
+
+import json
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision, Precision
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from glimpose.config import to_dict
+from glimpose.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_tensors
+from glimpose.training.ema import Ema
+
+logger = logging.getLogger(__name__)
+
+FINAL_LEARNING_RATE = 0.01
+"""Learning rate at the last step, as a share of the highest."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How long, how fast and on what to train; counts are optimizer steps."""
+
+    steps: int = 20_000
+    seed: int = 0
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    """Spares biases, norms and other parameters with fewer than two axes."""
+    warmup_steps: int = 500
+    gradient_clip: float | None = 5.0
+    """Largest norm of the gradient; none clips nothing."""
+    ema_decay: float = 0.999
+    validate_every: int = 1000
+    checkpoint_every: int = 500
+    log_every: int = 20
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = 1
+    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    channels_last: bool = True
+    num_workers: int = 0
+    """Processes that make batches; read by whoever builds the task's loader."""
+    init_from: Path | None = None
+    """Checkpoint whose weights training starts from."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "validate_every", "checkpoint_every", "log_every", "devices"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if self.gradient_clip is not None and self.gradient_clip <= 0:
+            raise ValueError(f"gradient_clip: got {self.gradient_clip}, expected a positive norm, or none")
+
+
+class Task(Protocol):
+    """What `fit` needs to know about the thing that is learned."""
+
+    model: nn.Module
+
+    def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Any]:
+        """Yield the batches of these steps; batch i depends on (seed, i) alone, so that a resumed run sees the same."""
+
+    def losses(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        """Give weighted scalar terms whose sum is minimised; `model` is `self.model` as prepared for the devices."""
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Measure averaged float32 weights, in eval mode; "score", higher is better, decides which are kept as best."""
+
+    def metadata(self) -> dict[str, Any]:
+        """Give all that predicting needs besides the weights, as JSON can hold it; checkpoints carry it."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Training stopped at a signal's request, after its state was saved; the message says how to go on."""
+
+
+def fit(task: Task, config: TrainingConfig, run_dir: Path, resume: bool = False) -> Path:
+    """Train, and return the path of the best checkpoint by validation.
+
+    Writes to `run_dir`: last.safetensors (everything that resuming needs), best.safetensors (averaged weights and
+    metadata), config.json, metrics.jsonl and TensorBoard events (tb/). Both checkpoints can be predicted with.
+    SIGINT and SIGTERM end the step at hand, save and raise TrainingInterrupted. A loss or gradient that isn't finite
+    raises RuntimeError. With several devices Fabric runs the calling command once more for each of them.
+    """
+    fabric = _make_fabric(config)
+    fabric.launch()
+    run_dir = Path(run_dir)
+    last, best = run_dir / "last.safetensors", run_dir / "best.safetensors"
+    previous = load_checkpoint(last) if resume else None
+    if previous is None and last.exists():
+        raise ValueError(f"{run_dir}: already holds a training run; resume it, or choose another folder")
+    if previous is None and config.init_from is not None:
+        load_weights(task.model, load_checkpoint(config.init_from).group("model"), config.init_from)
+    fabric.barrier()
+    if fabric.is_global_zero:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        described = {"training": to_dict(config), **task.metadata()}
+        (run_dir / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+
+    state = _State(task.model.to(fabric.device), config)
+    if previous is not None:
+        state.restore(previous)
+    model, optimizer = fabric.setup(state.model, state.optimizer)
+
+    def save(path: Path, **more: Any) -> None:
+        if fabric.is_global_zero:
+            progress = {"step": state.step, "best_score": state.best_score, "training": to_dict(config), **more}
+            save_tensors(path, state.tensors(full=path == last), {**task.metadata(), **progress})
+
+    def validate(journal: _Journal) -> None:
+        measured: dict[str, float] = {}
+        if fabric.is_global_zero:
+            with torch.no_grad():
+                measured = task.validate(state.ema.model)
+            if "score" not in measured:
+                raise ValueError(f"{type(task).__name__}.validate: got {sorted(measured)}, expected 'score' among them")
+            journal.write(state.step, "val", measured)
+            logger.info("step %d: %s", state.step, _told(measured))
+        measured = fabric.broadcast(measured)
+        if state.best_score is None or measured["score"] > state.best_score:
+            state.best_score = measured["score"] if math.isfinite(measured["score"]) else None
+            save(best, metrics=_finite(measured))
+
+    steps = range(state.step, config.steps)
+    with (
+        torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
+        _StopRequest() as stop,
+        _Journal(run_dir, state.step, enabled=fabric.is_global_zero) as journal,
+        tqdm(total=config.steps, initial=state.step, unit="step", disable=None if journal.enabled else True) as bar,
+    ):
+        if not steps and not best.exists():
+            validate(journal)
+        batches = iter(task.loader(state.step, len(steps), fabric.global_rank, fabric.world_size))
+        meter = _Meter()
+        for step in steps:
+            start_s = time.perf_counter()
+            batch = _next(batches, step, config.steps, stop)
+            wait_s = time.perf_counter() - start_s
+            if _any_rank(fabric, stop.requested):
+                save(last)
+                raise TrainingInterrupted(
+                    f"stopped by {stop.name or 'a signal'} after step {step} of {config.steps}; "
+                    f"{last} holds everything: repeat the command with --resume to go on"
+                )
+            rate = learning_rate(config, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            # Dropout and the like draw from the global generator; seeded per step, a resumed run draws the same.
+            seed = np.random.SeedSequence((config.seed, step, fabric.global_rank))
+            torch.manual_seed(int(seed.generate_state(1)[0]))
+
+            optimizer.zero_grad(set_to_none=True)
+            terms = task.losses(model.train(), fabric.to_device(batch))
+            loss = torch.stack(list(terms.values())).sum()
+            fabric.backward(loss)
+            norm = fabric.clip_gradients(
+                model, optimizer, max_norm=config.gradient_clip or math.inf, error_if_nonfinite=False
+            )
+            assert norm is not None
+            measured = _to_floats({"loss": loss, **terms, "gradient_norm": norm})
+            _check_finite(measured, step, last)
+            optimizer.step()
+            state.ema.update(state.model)
+            state.step = step + 1
+
+            final = state.step == config.steps
+            meter.add(measured, wait_s, time.perf_counter() - start_s)
+            bar.set_postfix_str(_told(measured), refresh=False)
+            bar.update()
+            if state.step % config.log_every == 0 or final:
+                row = {**meter.means(), "learning_rate": rate}
+                meter = _Meter()
+                journal.write(state.step, "train", row)
+                if journal.enabled and bar.disable:
+                    logger.info("step %d of %d: %s", state.step, config.steps, _told(row))
+            if state.step % config.validate_every == 0 or final:
+                validate(journal)
+            if state.step % config.checkpoint_every == 0 or final:
+                save(last)
+    fabric.barrier()
+    return best
+
+
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """Rise linearly over the warm-up, then fall along a cosine to `FINAL_LEARNING_RATE` of the top at `steps`."""
+    if step < config.warmup_steps:
+        return config.learning_rate * (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.learning_rate * (FINAL_LEARNING_RATE + (1 - FINAL_LEARNING_RATE) * cosine)
+
+
+class _Autocast(MixedPrecision):
+    """bf16 autocast that leaves inputs alone: as bfloat16, pixel coordinates would be off by pixels."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def _make_fabric(config: TrainingConfig) -> Fabric:
+    accelerator = config.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if torch.cuda.is_available() else "cpu"
+    precision = _Autocast("bf16-mixed", accelerator) if config.precision == "bf16-mixed" else Precision()
+    strategy = "auto" if config.devices == 1 else "ddp"
+    return Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy, plugins=[precision])
+
+
+class _State:
+    """All that changes while training: weights, their average, the optimizer, the step and the best score."""
+
+    def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
+        if config.channels_last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        decayed = [(name, parameter) for name, parameter in named if parameter.ndim >= 2]
+        spared = [(name, parameter) for name, parameter in named if parameter.ndim < 2]
+        self.names = [name for name, _ in decayed + spared]  # in the optimizer's order
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [parameter for _, parameter in decayed], "weight_decay": config.weight_decay},
+                {"params": [parameter for _, parameter in spared], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            fused=True,
+        )
+        self.model = model
+        self.ema = Ema(model, config.ema_decay)
+        self.step = 0
+        self.best_score: float | None = None
+
+    def tensors(self, full: bool) -> dict[str, Tensor]:
+        """Give the averaged weights as `model.…`; in full also the trained ones and the optimizer's moments."""
+        groups = {"model": self.ema.state_dict()}
+        if full:
+            moments = self.optimizer.state_dict()["state"]
+            groups["trained"] = self.model.state_dict()
+            groups["optimizer"] = {
+                f"{key}.{self.names[index]}": value for index, entry in moments.items() for key, value in entry.items()
+            }
+        return {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        trained = checkpoint.group("trained")
+        if not trained:
+            raise ValueError(f"{checkpoint.path}: holds weights but no training state; start from it with init_from")
+        load_weights(self.model, trained, checkpoint.path)
+        load_weights(self.ema.model, checkpoint.group("model"), checkpoint.path)
+        self.step = checkpoint.metadata["step"]
+        self.ema.num_updates = self.step
+        self.best_score = checkpoint.metadata["best_score"]
+        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
+        for key, value in checkpoint.group("optimizer").items():
+            kind, _, name = key.partition(".")
+            moments[self.names.index(name)][kind] = value
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+
+
+class _StopRequest:
+    """Notes SIGINT and SIGTERM instead of dying; a second one takes its usual course."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.pid = os.getpid()
+        self.previous: dict[int, Callable | int | None] = {}
+
+    @property
+    def requested(self) -> bool:
+        return bool(self.name)
+
+    def __enter__(self) -> "_StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.previous[number] = signal.signal(number, self.note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+        self.previous = {}
+
+    def note(self, number: int, _frame: FrameType | None) -> None:
+        if os.getpid() == self.pid:
+            self.name = signal.Signals(number).name
+            self.__exit__()
+        elif number == signal.SIGTERM:  # a forked loader process, told by its parent; Ctrl-C is for the parent alone
+            os._exit(0)
+
+
+class _Journal:
+    """metrics.jsonl and TensorBoard, on the first process only; entries after the step resumed from are dropped."""
+
+    def __init__(self, run_dir: Path, step: int, enabled: bool) -> None:
+        self.enabled = enabled
+        if not enabled:
+            return
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = run_dir / "metrics.jsonl"
+        kept = _rows_until(path, step) if path.exists() else []
+        path.write_text("".join(f"{row}\n" for row in kept))
+        self.file = path.open("a")
+        self.writer = SummaryWriter(str(run_dir / "tb"), purge_step=step + 1)
+
+    def __enter__(self) -> "_Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.enabled:
+            self.file.close()
+            self.writer.close()
+
+    def write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
+        if self.enabled:
+            self.file.write(json.dumps({"step": step, "stage": stage, **_finite(values)}) + "\n")
+            self.file.flush()
+            for name, value in values.items():
+                self.writer.add_scalar(f"{stage}/{name}", value, step)
+
+
+def _rows_until(path: Path, step: int) -> list[str]:
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # cut short by a crash
+            continue
+        if row["step"] <= step:
+            kept.append(line)
+    return kept
+
+
+class _Meter:
+    """Means of what the last steps measured, and where the time went."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.num = 0
+        self.wait_s = 0.0
+        self.total_s = 0.0
+
+    def add(self, values: Mapping[str, float], wait_s: float, total_s: float) -> None:
+        for name, value in values.items():
+            self.sums[name] += value
+        self.num += 1
+        self.wait_s += wait_s
+        self.total_s += total_s
+
+    def means(self) -> dict[str, float]:
+        means = {name: total / self.num for name, total in self.sums.items()}
+        return {**means, "steps_per_s": self.num / self.total_s, "data_wait": self.wait_s / self.total_s}
+
+
+def _next(batches: Iterator[Any], step: int, steps: int, stop: _StopRequest) -> Any:
+    try:
+        return next(batches)
+    except StopIteration:
+        raise RuntimeError(f"the task's loader ended at step {step}, expected batches up to step {steps}") from None
+    except RuntimeError:
+        if stop.requested:  # the signal reached the loader's processes as well
+            return None
+        raise
+
+
+def _any_rank(fabric: Fabric, flag: bool) -> bool:
+    if fabric.world_size == 1:
+        return flag
+    return bool(fabric.all_reduce(torch.tensor(float(flag), device=fabric.device), reduce_op="max"))
+
+
+def _to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
+    """Fetch scalars from the device in one transfer."""
+    fetched = torch.stack([value.detach().float() for value in values.values()]).tolist()
+    return dict(zip(values, fetched, strict=True))
+
+
+def _check_finite(measured: Mapping[str, float], step: int, last: Path) -> None:
+    wrong = [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]
+    if wrong:
+        raise RuntimeError(f"step {step}: {', '.join(wrong)}; stopped before the update, {last} is as last saved")
+
+
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace numbers that JSON can't hold by None."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _told(values: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
