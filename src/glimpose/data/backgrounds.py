@@ -62,20 +62,21 @@ class Backgrounds:
         fit = min(photo_h / out_h, photo_w / out_w)  # photograph pixels per output pixel of the largest crop
         step = fit * np.exp(rng.uniform(np.log(0.2), 0.0))
         step = min(max(step, 0.25), fit)  # not blown up more than four times, unless the photograph is that small
-        photo = pyramid[min(int(np.log2(max(step, 1.0))), len(pyramid) - 1)]
+        photo = pyramid[min(round(np.log2(max(step, 1.0))), len(pyramid) - 1)]
         step *= photo.shape[0] / photo_h
         crop_h = min(max(round(out_h * step), 1), photo.shape[0])
         crop_w = min(max(round(out_w * step), 1), photo.shape[1])
         top = int(rng.integers(photo.shape[0] - crop_h + 1))
         left = int(rng.integers(photo.shape[1] - crop_w + 1))
-        interpolation = cv2.INTER_AREA if step > 1 else cv2.INTER_LINEAR
+        interpolation = cv2.INTER_AREA if step > 1.5 else cv2.INTER_LINEAR
         crop = photo[top : top + crop_h, left : left + crop_w]
         image = cv2.resize(crop, (out_w, out_h), interpolation=interpolation)
         if turns:
-            image = np.rot90(image, turns)
+            image = cv2.rotate(
+                image, (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_180, cv2.ROTATE_90_COUNTERCLOCKWISE)[turns - 1]
+            )
         if rng.random() < 0.5:
-            image = image[:, ::-1]
-        image = np.ascontiguousarray(image)
+            image = cv2.flip(image, 1)
         return _recolour(image, rng) if rng.random() < 0.3 else image
 
 
@@ -89,7 +90,7 @@ def procedural_texture(rng: np.random.Generator, height: int, width: int) -> np.
     colourfulness = rng.uniform(0.0, 1.0)
     num_octaves = int(rng.integers(0, 5))
     for _ in range(num_octaves):
-        rows, columns = min(rows * 3, height), min(columns * 3, width)
+        rows, columns = min(rows * 3, max(height // 2, 2)), min(columns * 3, max(width // 2, 2))
         image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_LINEAR)
         luma = rng.standard_normal((rows, columns, 1), dtype=np.float32)
         chroma = rng.standard_normal((rows, columns, 3), dtype=np.float32)

@@ -45,6 +45,17 @@ class SensorConfig:
     jpeg_quality: Range = (55.0, 97.0)
     jpeg_prob: float = 0.7
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, tuple) and value[0] > value[1]:
+                raise ValueError(f"{name} = {value}: expected the lower bound first")
+            if name in ("native_scale", "exposure_gain", "channel_gain", "gamma") and value[0] <= 0:
+                raise ValueError(f"{name} = {value}: expected bounds above 0")
+            if name.endswith("_prob") and not 0 <= value <= 1:
+                raise ValueError(f"{name} = {value}: expected a probability between 0 and 1")
+        if not 0 <= self.jpeg_quality[0] <= self.jpeg_quality[1] <= 100:
+            raise ValueError(f"jpeg_quality = {self.jpeg_quality}: expected bounds between 0 and 100")
+
 
 def composite(
     foreground: np.ndarray,
