@@ -30,7 +30,7 @@ def load(cls: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
             raise FileNotFoundError(f"{path}: no such configuration file") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not valid TOML: {error}") from None
-    origins = {}
+    origins: dict[str, str] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         key = key.strip()
@@ -58,15 +58,24 @@ def to_dict(obj: Any) -> Any:
 
 
 class _Reader:
-    """Turns plain values into typed ones; knows where each came from."""
+    """Turns plain values into typed ones; knows which came from an override and which from the file."""
 
-    def __init__(self, where: str, origins: Mapping[str, str]) -> None:
+    def __init__(self, where: str, overrides: Mapping[str, str]) -> None:
         self.where = where
-        self.origins = origins
+        self.overrides = overrides
 
     def fail(self, key: str, message: str) -> NoReturn:
-        origin = self.origins.get(key, f"{self.where}: {key}" if key else self.where)
+        origin = f"{self.where}: {key}" if key else self.where
+        for overridden, text in self.overrides.items():
+            if key == overridden or key.startswith((f"{overridden}.", f"{overridden}[")):
+                origin = text
         raise ValueError(f"{origin}: {message}")
+
+    def fail_unknown(self, cls: Any, name: str, key: str) -> NoReturn:
+        unknown = _join(key, name)
+        # `typo.steps=5` is at fault as a whole, though only its first part is unknown.
+        blamed = next((overridden for overridden in self.overrides if overridden.startswith(f"{unknown}.")), unknown)
+        self.fail(blamed, f"unknown key '{name}'; {_nearest(cls, name, key)}")
 
     def read(self, expected: Any, value: Any, key: str, default: Any = None) -> Any:
         """Read `value` as the type `expected`; `default` fills what a partial table leaves out."""
@@ -120,7 +129,7 @@ class _Reader:
         fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
         for name in value:
             if name not in fields:
-                self.fail(_join(key, name), f"unknown key; {_nearest(cls, name, key)}")
+                self.fail_unknown(cls, name, key)
         values = {}
         for name, field in fields.items():
             fallback = getattr(default, name) if isinstance(default, cls) else _default(field)
