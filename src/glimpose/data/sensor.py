@@ -22,18 +22,18 @@ class SensorConfig:
     """
 
     native_scale: Range = (0.5, 1.6)  # camera pixels per pixel of the image; below 1 the image is an enlarged crop
-    exposure_gain: Range = (0.5, 1.3)
-    channel_gain: Range = (0.88, 1.14)
+    exposure_gain: Range = (0.55, 1.4)
+    channel_gain: Range = (0.86, 1.14)
     gamma: Range = (0.75, 1.4)
     contrast: Range = (0.8, 1.3)
     black_level: Range = (-0.02, 0.08)
-    saturation: Range = (0.5, 1.25)
+    saturation: Range = (0.6, 1.5)
     hue_rad: Range = (-0.12, 0.12)
     gray_prob: float = 0.02
     shading: Range = (0.0, 0.35)  # relative size of the uneven light across the image
     shading_prob: float = 0.5
     defocus_sigma_px: Range = (0.3, 1.0)
-    defocus_prob: float = 0.7
+    defocus_prob: float = 0.8
     motion_px: Range = (1.5, 5.0)
     motion_prob: float = 0.1
     bayer_prob: float = 0.5
@@ -222,7 +222,7 @@ def _noise(image: np.ndarray, rng: np.random.Generator, config: SensorConfig, re
         if has_noise:
             noise = cv2.multiply(_normal(rng, height, width), cv2.LUT(mosaic, deviation))
             mosaic = cv2.add(mosaic, noise, dtype=cv2.CV_8U)
-        return cv2.demosaicing(mosaic, cv2.COLOR_BayerRGGB2BGR)
+        return cv2.demosaicing(mosaic, cv2.COLOR_BayerRGGB2BGR_EA)
     if has_noise:
         chroma_share = rng.uniform(0.0, 0.8)
         noise = cv2.resize(_normal(rng, (height + 1) // 2, (width + 1) // 2, 3), (width, height))
