@@ -261,10 +261,14 @@ class _State:
         self.step = checkpoint.metadata["step"]
         self.ema.num_updates = self.step
         self.best_score = checkpoint.metadata["best_score"]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
         for key, value in checkpoint.group("optimizer").items():
             kind, _, name = key.partition(".")
-            moments[self.names.index(name)][kind] = value
+            index = self.names.index(name)
+            like = parameters[index]
+            # The fused update runs through memory, so moments need their parameter's layout (channels last).
+            moments[index][kind] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
 
 
