@@ -1,0 +1,1 @@
+"""Images, depth, instance masks and object coordinates from meshes, poses and cameras."""

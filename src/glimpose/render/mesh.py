@@ -1,0 +1,190 @@
+"""Triangle meshes in metres: reading, primitives, size and simplification."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import trimesh
+from jaxtyping import Float, Int, UInt8
+from scipy.spatial import ConvexHull, QhullError, cKDTree
+from scipy.spatial.distance import cdist
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_COLOR = 180
+"""Grey of a mesh that has neither colours nor texture."""
+MAX_TEXTURE_PX = 1024
+"""Larger textures are reduced when read: renderers sample them without mipmaps, and would draw noise from more."""
+PLAUSIBLE_DIAMETER_M = (0.005, 5.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """A triangle mesh; two are the same only if they are one object, which lets renderers cache it."""
+
+    vertices: Float[np.ndarray, "v 3"]
+    """float32, metres."""
+    faces: Int[np.ndarray, "f 3"]
+    """int32."""
+    normals: Float[np.ndarray, "v 3"]
+    """float32, unit length."""
+    colors: UInt8[np.ndarray, "v 3"]
+    uv: Float[np.ndarray, "v 2"] | None = None
+    """Texture coordinates: (0, 0) is the texture's lower left corner, (1, 1) its upper right one; it repeats beyond."""
+    texture: UInt8[np.ndarray, "h w 3"] | None = None
+    """Replaces the colours where given; sampled bilinearly."""
+
+
+def load_mesh(path: Path, scale_to_m: float = 1e-3) -> Mesh:
+    """Read a PLY, OBJ, STL or GLB file whose unit is ``scale_to_m`` metres (BOP's models: millimetres).
+
+    Logs a warning when the object is then implausibly large or small. Raises FileNotFoundError, or ValueError for a
+    file that isn't a triangle mesh.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such mesh file")
+    try:
+        source = trimesh.load(path, process=False, force="mesh")
+    except Exception as error:  # trimesh's readers raise whatever their parsing meets
+        raise ValueError(f"{path}: not readable as a mesh ({type(error).__name__}: {error})") from error
+    if not isinstance(source, trimesh.Trimesh) or len(source.faces) == 0:
+        raise ValueError(f"{path}: has no faces, expected a triangle mesh")
+    if source.visual.kind == "face":
+        source.unmerge_vertices()
+    if not np.isfinite(source.vertices).all() or source.faces.min() < 0 or source.faces.max() >= len(source.vertices):
+        raise ValueError(f"{path}: has vertices that aren't finite, or faces that refer to missing vertices")
+    colors, uv, texture = _appearance(source)
+    mesh = _mesh(
+        np.asarray(source.vertices) * scale_to_m,
+        np.asarray(source.faces),
+        np.asarray(source.vertex_normals),
+        colors,
+        uv,
+        texture,
+    )
+    size_m = diameter_m(mesh)
+    if not PLAUSIBLE_DIAMETER_M[0] <= size_m <= PLAUSIBLE_DIAMETER_M[1]:
+        logger.warning(
+            "%s: diameter %.4g m when its unit is taken as %g m; is that the file's unit?", path, size_m, scale_to_m
+        )
+    return mesh
+
+
+def box_mesh(size: tuple[float, float, float]) -> Mesh:
+    """Box of these edge lengths around the origin, with flat faces."""
+    box = trimesh.creation.box(size)
+    box.unmerge_vertices()
+    return _mesh(box.vertices, box.faces, np.repeat(box.face_normals, 3, axis=0))
+
+
+def sphere_mesh(radius: float, subdivisions: int = 3) -> Mesh:
+    """Icosphere around the origin: 20·4^subdivisions faces whose corners lie on the sphere."""
+    ball = trimesh.creation.icosphere(subdivisions=subdivisions, radius=1.0)
+    unit = np.asarray(ball.vertices) / np.linalg.norm(ball.vertices, axis=1, keepdims=True)
+    return _mesh(radius * unit, ball.faces, unit)
+
+
+def cylinder_mesh(radius: float, height: float, segments: int = 32) -> Mesh:
+    """Cylinder around z, centred at the origin, with a smooth side and flat caps."""
+    angle = np.arange(segments) * (2 * np.pi / segments)
+    ring = np.stack([np.cos(angle), np.sin(angle), np.zeros(segments)], axis=1)
+    up = np.array([0.0, 0.0, 1.0])
+    low, high = radius * ring - height / 2 * up, radius * ring + height / 2 * up
+    # Four rings (side low, side high, cap low, cap high), then the caps' middles.
+    vertices = np.concatenate([low, high, low, high, [-height / 2 * up, height / 2 * up]])
+    caps = np.broadcast_to(up, ring.shape)
+    normals = np.concatenate([ring, ring, -caps, caps, [-up, up]])
+    i = np.arange(segments)
+    j = (i + 1) % segments
+    faces = [
+        np.stack([i, j, segments + j], axis=1),
+        np.stack([i, segments + j, segments + i], axis=1),
+        np.stack([np.full(segments, 4 * segments), 2 * segments + j, 2 * segments + i], axis=1),
+        np.stack([np.full(segments, 4 * segments + 1), 3 * segments + i, 3 * segments + j], axis=1),
+    ]
+    return _mesh(vertices, np.concatenate(faces), normals)
+
+
+def diameter_m(mesh: Mesh) -> float:
+    """Return the largest distance between two vertices, exactly; both lie on the convex hull."""
+    points = mesh.vertices.astype(np.float64)
+    try:
+        points = points[ConvexHull(points).vertices]
+    except QhullError:  # flat, or fewer than four vertices
+        pass
+    return max(float(cdist(points[i : i + 1024], points).max()) for i in range(0, len(points), 1024))
+
+
+def simplify(mesh: Mesh, num_faces: int) -> Mesh:
+    """Reduce a mesh to about this many faces by quadric edge collapse; smaller meshes are returned as they are.
+
+    Colours, or a texture's colours, are those of the nearest original vertex; normals are those of the new surface.
+    """
+    if num_faces < 4:
+        raise ValueError(f"simplify: num_faces is {num_faces}, expected at least 4")
+    if len(mesh.faces) <= num_faces:
+        return mesh
+    import fast_simplification
+
+    # Vertices split for their normals or texture coordinates would open cracks when their edges collapse.
+    merged, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    vertices, faces = fast_simplification.simplify(merged, index.reshape(-1)[mesh.faces], target_count=num_faces)
+    nearest = cKDTree(mesh.vertices).query(vertices)[1]
+    normals = trimesh.Trimesh(vertices, faces, process=False).vertex_normals
+    return _mesh(vertices, faces, normals, vertex_colors(mesh)[nearest])
+
+
+def vertex_colors(mesh: Mesh) -> UInt8[np.ndarray, "v 3"]:
+    """Return the colours seen at the vertices: the texture's where there is one."""
+    if mesh.texture is None or mesh.uv is None:
+        return mesh.colors
+    height, width = mesh.texture.shape[:2]
+    column = np.floor(mesh.uv[:, 0] * width).astype(int) % width
+    row = np.floor((1 - mesh.uv[:, 1]) * height).astype(int) % height
+    return mesh.texture[row, column]
+
+
+def _mesh(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    normals: np.ndarray,
+    colors: np.ndarray | None = None,
+    uv: np.ndarray | None = None,
+    texture: np.ndarray | None = None,
+) -> Mesh:
+    """Bring arrays to the types of a mesh; zero normals (of vertices without area) become +z."""
+    length = np.linalg.norm(normals, axis=1, keepdims=True)
+    normals = np.where(length > 0, normals / np.maximum(length, 1e-12), [0.0, 0.0, 1.0])
+    if colors is None:
+        colors = np.full((len(vertices), 3), DEFAULT_COLOR)
+    return Mesh(
+        vertices=np.ascontiguousarray(vertices, dtype=np.float32),
+        faces=np.ascontiguousarray(faces, dtype=np.int32),
+        normals=np.ascontiguousarray(normals, dtype=np.float32),
+        colors=np.ascontiguousarray(colors, dtype=np.uint8),
+        uv=None if uv is None else np.ascontiguousarray(uv, dtype=np.float32),
+        texture=texture,
+    )
+
+
+def _appearance(source: Any) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+    """Colours, texture coordinates and texture of a trimesh mesh, as far as it has them."""
+    visual = source.visual
+    if visual.kind in ("vertex", "face"):
+        return np.asarray(visual.vertex_colors)[:, :3], None, None
+    if visual.kind != "texture":
+        return None, None, None
+    material = visual.material
+    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    if visual.uv is None or image is None:
+        return np.tile(np.asarray(material.main_color)[:3], (len(source.vertices), 1)), None, None
+    texture = np.asarray(image.convert("RGB"))
+    reduction = MAX_TEXTURE_PX / max(texture.shape[:2])
+    if reduction < 1:
+        size = [max(1, round(side * reduction)) for side in texture.shape[1::-1]]
+        texture = cv2.resize(texture, size, interpolation=cv2.INTER_AREA)
+    return None, np.asarray(visual.uv)[:, :2], texture
