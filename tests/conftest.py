@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     }
     for item in items:
         for marker, (runs, reason) in skips.items():
-            if marker in item.keywords and not runs:
+            if item.get_closest_marker(marker) and not runs:
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
