@@ -1,0 +1,49 @@
+"""What the two networks look at: the resized photograph, and crops in which objects have a fixed apparent size."""
+
+import cv2
+import numpy as np
+
+from glimpose.nets.glance_gaze import GlanceGazeConfig
+
+
+def glance_matrix(height: int, width: int, scale: float) -> tuple[np.ndarray, int, int]:
+    """Return out_A_img of the resized photograph, and its height and width."""
+    out_height, out_width = round(height * scale), round(width * scale)
+    su, sv = out_width / width, out_height / height
+    return np.array([[su, 0, (su - 1) / 2], [0, sv, (sv - 1) / 2], [0, 0, 1]]), out_height, out_width
+
+
+def crop_matrix(center_px: np.ndarray, side_px: float, crop_px: int) -> np.ndarray:
+    """Return out_A_img of the square of that side around a point of the photograph, resized to crop_px."""
+    zoom = crop_px / side_px
+    shift = (crop_px - 1) / 2 - zoom * np.asarray(center_px)
+    return np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1.0]])
+
+
+def warp(image: np.ndarray, out_A_img: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resample an image, H×W×3 uint8; what lies outside repeats the border.
+
+    Shrinking averages over what each pixel covers instead of skipping it.
+    """
+    zoom = float(np.sqrt(abs(np.linalg.det(out_A_img[:2, :2]))))
+    if zoom < 0.75:
+        sigma = 0.4 * (1 / zoom - 0.5)
+        image = cv2.GaussianBlur(image, (0, 0), sigma)
+    return cv2.warpAffine(
+        image, out_A_img[:2], (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+
+
+def focal_px(K: np.ndarray) -> float:
+    """Focal length of a camera that may be skewed or rotated: the geometric mean over directions."""
+    return float(np.sqrt(abs(np.linalg.det(K[:2, :2]))))
+
+
+def gaze_reference_depth_m(K_crop: np.ndarray, diameter_m: float, config: GlanceGazeConfig) -> float:
+    """Distance at which an object of that diameter has the nominal size in the crop."""
+    return focal_px(K_crop) * diameter_m * config.crop_pad / config.crop_px
+
+
+def glance_reference_depth_m(K_glance: np.ndarray) -> float:
+    """Reference depth of the glance: apparent size is all it can see, so depths go with the focal length."""
+    return focal_px(K_glance) / 300.0

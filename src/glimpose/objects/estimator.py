@@ -1,0 +1,241 @@
+"""From a photograph and a camera to the poses of all objects in it: glance, gaze, vote, solve."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from glimpose.config import from_dict
+from glimpose.decode.hough import aggregate_votes, find_centers, translation_from_center
+from glimpose.geometry.camera import pixel_grid
+from glimpose.geometry.pnp import PnPResult, solve_pnp
+from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
+from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.crops import crop_matrix, focal_px, gaze_reference_depth_m, glance_matrix, glance_reference_depth_m, warp
+from glimpose.training.checkpoint import load_checkpoint, load_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class EstimatorConfig:
+    """How maps become poses."""
+
+    correspondences: Literal["keypoints", "coordinates"] = "coordinates"
+    """What the pose is solved from: voted keypoints, or every cell's object coordinate."""
+    max_instances: int = 16
+    min_score: float = 0.05
+    """Detections below this are not looked at."""
+    instances_per_object: int | None = None
+    """Keep only this many of the best per object; all when not given."""
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Where the glance saw an object."""
+
+    object_index: int
+    center_px: np.ndarray
+    depth_m: float
+    score: float
+
+
+@dataclass(frozen=True)
+class PoseEstimate:
+    """One object found in a photograph."""
+
+    model: ObjectModel
+    cam_T_obj: np.ndarray
+    score: float
+    """0..1; higher is surer."""
+    detection: Detection
+    disagreement: float
+    """Distance between the solved translation and the one from voted centre and depth, in diameters."""
+
+
+class PoseEstimator:
+    """A trained pair of networks and the geometry that turns its maps into poses."""
+
+    def __init__(self, model: GlanceGaze, objects: Sequence[ObjectModel], config: EstimatorConfig | None = None) -> None:
+        self.model = model.eval().to(memory_format=torch.channels_last)
+        self.objects = list(objects)
+        self.config = config or EstimatorConfig()
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, config: EstimatorConfig | None = None, device: str = "cpu") -> "PoseEstimator":
+        """Load what `glimpose train` wrote; nothing is unpickled."""
+        checkpoint = load_checkpoint(path)
+        if checkpoint.metadata.get("kind") != "objects":
+            raise ValueError(f"{path}: a checkpoint of {checkpoint.metadata.get('kind')!r}, expected one of 'objects'")
+        network = from_dict(GlanceGazeConfig, checkpoint.metadata["network"], where=f"{path}, network")
+        objects = [ObjectModel.from_json(entry) for entry in checkpoint.metadata["objects"]]
+        model = GlanceGaze(network, len(objects))
+        load_weights(model, checkpoint.group("model"), path)
+        return cls(model.to(device), objects, config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
+        """Estimate poses from an RGB photograph, H×W×3 uint8, best first."""
+        detections = self.glance(image, K)
+        poses = self.gaze(image, K, detections) if detections else []
+        return sorted(poses, key=lambda pose: -pose.score)
+
+    def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
+        """Find objects in the whole photograph."""
+        out_A_img, height, width = glance_matrix(*image.shape[:2], self.model.config.glance_scale)
+        maps = self.model.glance_maps(self._batch([warp(image, out_A_img, height, width)]))
+        prob = maps["class_logits"].softmax(1)[:, 1:]
+        centers = find_centers(
+            maps["center_offset"],
+            maps["center_log_depth"][:, 0],
+            maps["center_log_std"][:, 0].exp(),
+            prob,
+            STRIDE,
+            max_instances=self.config.max_instances,
+        )
+        reference_m = glance_reference_depth_m(out_A_img @ K)
+        img_A_out = np.linalg.inv(out_A_img)
+        detections = []
+        for slot in torch.nonzero(centers.valid[0]).flatten().tolist():
+            center = img_A_out @ np.array([*centers.center_px[0, slot].tolist(), 1.0])
+            detections.append(
+                Detection(
+                    object_index=int(centers.class_index[0, slot]),
+                    center_px=center[:2],
+                    depth_m=reference_m * float(centers.log_depth[0, slot].exp()),
+                    score=float(centers.score[0, slot]),
+                )
+            )
+        return self._select(detections)
+
+    def _select(self, detections: list[Detection]) -> list[Detection]:
+        """Keep what is sure enough, and no more per object than asked for."""
+        kept: list[Detection] = []
+        for detection in sorted(detections, key=lambda d: -d.score):
+            same = sum(other.object_index == detection.object_index for other in kept)
+            limit = self.config.instances_per_object
+            if detection.score >= self.config.min_score and (limit is None or same < limit):
+                kept.append(detection)
+        return kept
+
+    def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
+        """Look at each detection close up and solve for its pose."""
+        crop_px = self.model.config.crop_px
+        crops, cameras = [], []
+        for detection in detections:
+            model = self.objects[detection.object_index]
+            side_px = model.diameter_m * self.model.config.crop_pad * focal_px(K) / detection.depth_m
+            out_A_img = crop_matrix(detection.center_px, side_px, crop_px)
+            crops.append(warp(image, out_A_img, crop_px, crop_px))
+            cameras.append(out_A_img @ K)
+        object_index = torch.tensor([d.object_index for d in detections], device=self.device)
+        maps = self.model.gaze_maps(self._batch(crops), object_index)
+        views = decode_gaze(maps)
+        poses = []
+        for i, (detection, K_crop) in enumerate(zip(detections, cameras, strict=True)):
+            pose = self._solve(views, i, detection, K_crop)
+            if pose is not None:
+                poses.append(pose)
+        return poses
+
+    def _solve(self, views: "GazeViews", i: int, detection: Detection, K_crop: np.ndarray) -> PoseEstimate | None:
+        """Solve one crop's pose, in the crop's camera, which is the photograph's with another K."""
+        model = self.objects[detection.object_index]
+        K = torch.from_numpy(K_crop).float()
+        reference_m = gaze_reference_depth_m(K_crop, model.diameter_m, self.model.config)
+        solved = solve_view(views, i, model, K, self.config.correspondences)
+        if solved.cam_T_obj is None:
+            logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
+            return None
+        depth_m = reference_m * views.center_log_depth[i].exp()
+        coarse_t = translation_from_center(views.center_px[i], depth_m, K)
+        disagreement = float((solved.cam_T_obj[:3, 3] - coarse_t).norm()) / model.diameter_m
+        agreement = float(solved.inliers.float().mean()) * float(np.exp(-3 * disagreement))
+        score = detection.score * float(views.visibility[i]) * agreement
+        return PoseEstimate(model, solved.cam_T_obj.double().numpy(), score, detection, disagreement)
+
+    def _batch(self, images: Sequence[np.ndarray]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(images)).to(self.device)
+        return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+@dataclass(frozen=True)
+class GazeViews:
+    """What the gaze's maps say about b crops, in pixels of the crops; on the CPU."""
+
+    visible: Tensor
+    """b×n probability that each cell shows the object."""
+    cells_px: Tensor
+    """n×2 centres of the cells."""
+    xyz: Tensor
+    """b×n×3 object coordinates in object radii."""
+    xyz_std: Tensor
+    """b×n, object radii."""
+    center_px: Tensor
+    center_log_depth: Tensor
+    keypoints_px: Tensor
+    """b×k×2."""
+    keypoints_covariance: Tensor
+    visibility: Tensor
+    """b: how surely the object is there at all: the mean probability of the cells that show it."""
+
+
+def decode_gaze(maps: dict[str, Tensor]) -> GazeViews:
+    """Turn maps into points by voting."""
+    visible = torch.sigmoid(maps["visible_logits"][:, 0])
+    height, width = visible.shape[-2:]
+    cells = pixel_grid(height, width, STRIDE).to(visible).flatten(0, 1)
+    weight = visible.flatten(1)
+    weight = weight * (weight > 0.3)
+    offsets = torch.cat([maps["center_offset"], maps["keypoint_offset"]], 1).unflatten(1, (-1, 2))
+    votes = cells[:, None] + offsets.flatten(3).permute(0, 3, 1, 2)  # b×n×(1+k)×2
+    std = torch.cat([maps["center_log_std"], maps["keypoint_log_std"]], 1).exp().flatten(2).mT
+    points = aggregate_votes(votes, std, weight)
+    total = weight.sum(1).clamp(min=1e-6)
+    center_weight = weight / std[..., 0].square()
+    log_depth = (maps["center_log_depth"].flatten(1) * center_weight).sum(1) / center_weight.sum(1).clamp(min=1e-6)
+    return GazeViews(
+        visible=weight.cpu(),
+        cells_px=cells.cpu(),
+        xyz=maps["xyz"].flatten(2).mT.cpu(),
+        xyz_std=maps["xyz_log_std"][:, 0].exp().flatten(1).cpu(),
+        center_px=points.mean[:, 0].cpu(),
+        center_log_depth=log_depth.cpu(),
+        keypoints_px=points.mean[:, 1:].cpu(),
+        keypoints_covariance=points.covariance[:, 1:].cpu(),
+        visibility=(weight.square().sum(1) / total).cpu(),
+    )
+
+
+def solve_view(views: GazeViews, i: int, model: ObjectModel, K: Tensor, correspondences: str) -> PnPResult:
+    """PnP for crop i from voted keypoints or from the cells' object coordinates."""
+    if correspondences == "keypoints":
+        xyz = torch.from_numpy(model.keypoints_m).float()
+        return solve_pnp(
+            views.keypoints_px[i], xyz, K, covariance_uv=views.keypoints_covariance[i], threshold_px=6.0
+        )
+    radius_m = model.diameter_m / 2
+    keep = views.visible[i] > 0.5
+    # A coordinate's error shows in the image as so many pixels at the object's distance, which is the nominal one.
+    zoom_px = float(K[:2, :2].det().abs().sqrt()) * radius_m
+    std_px = views.xyz_std[i, keep] * zoom_px / _nominal_depth_m(views, i, model, K)
+    covariance = (std_px.square() + 0.5)[:, None, None] * torch.eye(2)
+    return solve_pnp(
+        views.cells_px[keep], views.xyz[i, keep] * radius_m, K, covariance_uv=covariance, threshold_px=4.0
+    )
+
+
+def _nominal_depth_m(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> float:
+    """Distance at which the object has the crop's nominal size (its pad cancels out of weights)."""
+    return float(K[:2, :2].det().abs().sqrt()) * model.diameter_m * 1.4 / 128

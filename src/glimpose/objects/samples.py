@@ -1,0 +1,176 @@
+"""Training samples: photographs for the glance and crops for the gaze, with targets at the networks' stride."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from glimpose.nets.glance_gaze import GlanceGazeConfig
+from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.crops import crop_matrix, gaze_reference_depth_m, glance_matrix, glance_reference_depth_m
+from glimpose.objects.synthesis import Photographer, Scene, SceneSampler, only_visible_in
+from glimpose.render.scene import Buffers
+
+Sample = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class CropJitter:
+    """How far training crops are off, as the glance's mistakes will be: standard deviations."""
+
+    center: float = 0.07
+    """Of the crop's centre, in crop sides, in each direction."""
+    log_scale: float = 0.12
+    min_visible_fraction: float = 0.15
+    """Objects that show less than this are not trained on."""
+
+
+class SampleMaker:
+    """Makes samples from random generators; holds the renderer, so it lives in one process."""
+
+    def __init__(
+        self,
+        objects: Sequence[ObjectModel],
+        sampler: SceneSampler,
+        photographer: Photographer,
+        network: GlanceGazeConfig,
+        jitter: CropJitter,
+    ) -> None:
+        self.objects = list(objects)
+        self.sampler = sampler
+        self.photographer = photographer
+        self.network = network
+        self.jitter = jitter
+
+    def glance(self, rng: np.random.Generator) -> Sample:
+        """Draw a whole photograph at the glance's resolution with its dense targets."""
+        synthesis = self.sampler.config
+        out_A_img, height, width = glance_matrix(synthesis.height, synthesis.width, self.network.glance_scale)
+        K = out_A_img @ synthesis.K
+        scene = only_visible_in(self.sampler.draw(rng), K, height, width)
+        image, buffers = self.photographer.shoot(scene, K, height, width, rng)
+        return {"image": _channels_first(image), **self._glance_targets(scene, buffers, K)}
+
+    def gaze(self, rng: np.random.Generator) -> Sample:
+        """Draw one object's crop with its targets; scenes are drawn until one shows an object well enough."""
+        while True:
+            sample = self._try_gaze(rng)
+            if sample is not None:
+                return sample
+
+    def _try_gaze(self, rng: np.random.Generator) -> Sample | None:
+        scene, synthesis, crop_px = self.sampler.draw(rng), self.sampler.config, self.network.crop_px
+        candidates = [i for i, index in enumerate(scene.object_index) if index >= 0 and _in_view(scene, i, synthesis.K, synthesis.height, synthesis.width)]
+        if not candidates:
+            return None
+        target = int(rng.choice(candidates))
+        model = self.objects[scene.object_index[target]]
+        cam_T_obj = scene.instances[target].cam_T_obj
+
+        u, v, z = synthesis.K @ cam_T_obj[:3, 3]
+        depth_m = z * np.exp(rng.normal(0, self.jitter.log_scale))
+        side_px = model.diameter_m * self.network.crop_pad * np.sqrt(synthesis.fx * synthesis.fy) / depth_m
+        center_px = np.array([u, v]) / z + rng.normal(0, self.jitter.center, 2) * side_px
+        out_A_img = crop_matrix(center_px, side_px, crop_px)
+        K = out_A_img @ synthesis.K
+
+        # The target becomes instance 0, so its id in the masks is 1.
+        order = [target, *(i for i in range(len(scene.instances)) if i != target)]
+        scene = Scene(tuple(scene.instances[i] for i in order), tuple(scene.object_index[i] for i in order))
+        scene = only_visible_in(scene, K, crop_px, crop_px)
+        renderer = self.photographer.renderer
+        buffers = renderer.render(scene.instances, K, crop_px, crop_px)
+        amodal = buffers.mask == 1
+        if len(scene.instances) > 1:
+            amodal = renderer.render(scene.instances[:1], K, crop_px, crop_px).mask == 1
+        visible = buffers.mask == 1
+        if visible.sum() < self.jitter.min_visible_fraction * max(int(amodal.sum()), 64):
+            return None
+        image = self.photographer.develop(scene, buffers, rng, native_scale=side_px / crop_px)
+        return {
+            "image": _channels_first(image),
+            "object_index": np.int64(scene.object_index[0]),
+            **self._gaze_targets(model, cam_T_obj, buffers, visible, amodal, K),
+        }
+
+    def _gaze_targets(
+        self, model: ObjectModel, cam_T_obj: np.ndarray, buffers: Buffers, visible: np.ndarray, amodal: np.ndarray, K: np.ndarray
+    ) -> Sample:
+        """Masks, depth, object coordinates and points, in the canonical one of the object's equivalent poses."""
+        canonical = model.canonical(torch.from_numpy(cam_T_obj)).numpy()
+        reference_m = gaze_reference_depth_m(K, model.diameter_m, self.network)
+        weight, depth = _central_mean(buffers.depth[..., None], visible)
+        _, xyz = _central_mean(buffers.xyz, visible)
+        # The renderer saw the pose as drawn; a symmetric object's coordinates move to the canonical frame.
+        canonical_T_obj = np.linalg.inv(canonical) @ cam_T_obj
+        xyz = xyz @ canonical_T_obj[:3, :3].T + canonical_T_obj[:3, 3]
+        points = np.concatenate([np.zeros((1, 3)), model.keypoints_m]) @ canonical[:3, :3].T + canonical[:3, 3]
+        projected = points @ K.T
+        with np.errstate(divide="ignore"):
+            log_depth = np.log(np.where(weight, depth[..., 0], reference_m) / reference_m)
+        return {
+            "visible": _cell_mean(visible),
+            "amodal": _cell_mean(amodal),
+            "valid": weight.astype(np.float32),
+            "log_depth": log_depth.astype(np.float32),
+            "xyz": (xyz / (model.diameter_m / 2)).transpose(2, 0, 1).astype(np.float32),
+            "points_px": (projected[:, :2] / projected[:, 2:]).astype(np.float32),
+            "center_log_depth": np.float32(np.log(canonical[2, 3] / reference_m)),
+            "K": K.astype(np.float32),
+            "cam_T_obj": canonical.astype(np.float32),
+        }
+
+    def _glance_targets(self, scene: Scene, buffers: Buffers, K: np.ndarray) -> Sample:
+        """Classes, depth and centres of the objects; clutter counts as background."""
+        reference_m = glance_reference_depth_m(K)
+        offset = STRIDE // 2  # the pixel right below the cell's centre stands for the cell
+        ids = buffers.mask[offset::STRIDE, offset::STRIDE]
+        # Row 0 of these tables is the background's.
+        classes = np.array([0, *(index + 1 for index in scene.object_index)])
+        centers = np.array([[0, 0, reference_m], *(K @ instance.cam_T_obj[:3, 3] for instance in scene.instances)])
+        centers_px = centers[:, :2] / np.maximum(centers[:, 2:], 1e-3)
+        class_map = classes[ids]
+        depth = buffers.depth[offset::STRIDE, offset::STRIDE]
+        is_object = class_map > 0
+        return {
+            "class_map": class_map.astype(np.int64),
+            "valid": is_object.astype(np.float32),
+            "log_depth": np.log(np.where(is_object, depth, reference_m) / reference_m).astype(np.float32),
+            "center_px": centers_px[ids].transpose(2, 0, 1).astype(np.float32),
+            "center_log_depth": np.log(centers[ids, 2] / reference_m).astype(np.float32),
+        }
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """Stack samples into a batch."""
+    return {key: torch.from_numpy(np.stack([sample[key] for sample in samples])) for key in samples[0]}
+
+
+def _in_view(scene: Scene, i: int, K: np.ndarray, height: int, width: int) -> bool:
+    u, v, z = K @ scene.instances[i].cam_T_obj[:3, 3]
+    return bool(0 < u / z < width and 0 < v / z < height)
+
+
+def _channels_first(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def _cell_mean(mask: np.ndarray) -> np.ndarray:
+    """Share of each cell that a mask covers."""
+    height, width = mask.shape
+    return cv2.resize(mask.astype(np.float32), (width // STRIDE, height // STRIDE), interpolation=cv2.INTER_AREA)
+
+
+def _central_mean(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value at each cell's centre: the mean over its four central pixels, where all four are in the mask.
+
+    A cell's centre lies between pixels; taking any one of them would shift every correspondence by half a pixel.
+    """
+    first = STRIDE // 2 - 1
+    corners = [(first + dy, first + dx) for dy in (0, 1) for dx in (0, 1)]
+    is_inside = np.logical_and.reduce([mask[dy::STRIDE, dx::STRIDE] for dy, dx in corners])
+    mean = np.mean([values[dy::STRIDE, dx::STRIDE] for dy, dx in corners], axis=0)
+    return is_inside, mean

@@ -1,0 +1,230 @@
+"""Scenes drawn at random: objects and clutter on a table, a camera above it, lights, and a photograph of it all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from glimpose.data.backgrounds import Backgrounds
+from glimpose.data.sensor import SensorConfig, composite, simulate_sensor
+from glimpose.render.mesh import Mesh, box_mesh, cylinder_mesh, sphere_mesh
+from glimpose.render.scene import Buffers, Instance, Renderer
+from glimpose.render.shading import Light, Lighting, Material, shade
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """What scenes look like. Angles and distances are those from which the objects will be seen."""
+
+    width: int = 640
+    height: int = 480
+    fx: float = 572.4114
+    fy: float = 573.57043
+    cx: float = 325.2611
+    cy: float = 242.04899
+    distance_m: tuple[float, float] = (0.35, 1.5)
+    """From the camera to the middle of the table."""
+    elevation_deg: tuple[float, float] = (0.0, 90.0)
+    """Of the camera above the table."""
+    roll_deg: float = 45.0
+    """The camera's roll is uniform within plus and minus this."""
+    tilt_deg: float = 4.0
+    """Standard deviation of how far objects lean from upright."""
+    free_pose_probability: float = 0.1
+    """Share of objects in any orientation at all, floating above the table; 1.0 for parts in a bin."""
+    num_objects: tuple[int, int] = (4, 8)
+    num_distractors: tuple[int, int] = (0, 4)
+    repeat_probability: float = 0.15
+    """Share of scenes in which one object may appear several times."""
+    crowding: tuple[float, float] = (0.5, 1.1)
+    """Smallest distance between two objects, over the sum of their footprints' radii: below 1 they interlock."""
+    mesh_faces: int = 5000
+    """Meshes are simplified to this for drawing; 0 keeps every face."""
+    backgrounds: Path | None = None
+    """Folder of photographs; procedural backgrounds when none is given."""
+    sensor: SensorConfig = field(default_factory=SensorConfig)
+
+    @property
+    def K(self) -> np.ndarray:
+        """Camera matrix of the photograph."""
+        return np.array([[self.fx, 0, self.cx], [0, self.fy, self.cy], [0, 0, 1.0]])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is where: instance i is object ``object_index[i]``, or clutter where that is -1."""
+
+    instances: tuple[Instance, ...]
+    object_index: tuple[int, ...]
+
+
+class SceneSampler:
+    """Draws scenes from meshes; a scene is a function of the random generator alone."""
+
+    def __init__(self, meshes: Sequence[Mesh], config: SynthesisConfig) -> None:
+        self.meshes = list(meshes)
+        self.config = config
+        self.distractors = _clutter(np.random.default_rng(7), 40)
+
+    def draw(self, rng: np.random.Generator) -> Scene:
+        """Put objects on a table, denser or sparser, and a camera above it."""
+        config = self.config
+        num = int(rng.integers(config.num_objects[0], config.num_objects[1] + 1))
+        repeats = num > len(self.meshes) or rng.random() < config.repeat_probability
+        chosen = [int(i) for i in rng.choice(len(self.meshes), num, replace=repeats)]
+        num_distractors = int(rng.integers(config.num_distractors[0], config.num_distractors[1] + 1))
+        entries = [(index, self.meshes[index]) for index in chosen]
+        entries += [(-1, self.distractors[i]) for i in rng.integers(len(self.distractors), size=num_distractors)]
+        order = rng.permutation(len(entries))
+
+        cam_T_world = _camera_above_table(rng, config)
+        crowding = rng.uniform(*config.crowding)
+        taken: list[tuple[np.ndarray, float]] = []
+        instances, object_index = [], []
+        for entry in order:
+            index, mesh = entries[entry]
+            is_free = rng.random() < config.free_pose_probability
+            rotation = _orientation(rng, config, is_free)
+            vertices = mesh.vertices @ rotation.T
+            # Footprints shrink to the standard deviation of the vertices, so that handles and spouts interlock.
+            radius_m = 1.4 * float(np.sqrt(vertices[:, :2].var(0).sum()))
+            place = _free_place(rng, taken, radius_m, crowding)
+            if place is None:
+                continue
+            taken.append((place, radius_m))
+            height_m = -vertices[:, 2].min() + (rng.uniform(0, 0.12) if is_free else 0.0)
+            world_T_obj = np.eye(4)
+            world_T_obj[:3, :3] = rotation
+            world_T_obj[:3, 3] = [*place, height_m]
+            cam_T_obj = cam_T_world @ world_T_obj
+            if cam_T_obj[2, 3] > 0.15:  # not in the lens
+                instances.append(Instance(mesh, cam_T_obj))
+                object_index.append(index)
+        return Scene(tuple(instances), tuple(object_index))
+
+
+class Photographer:
+    """Takes pictures of scenes: draws, lights, puts a background behind, and adds what a sensor adds."""
+
+    def __init__(self, renderer: Renderer, config: SynthesisConfig) -> None:
+        self.renderer = renderer
+        self.backgrounds = Backgrounds(config.backgrounds)
+        self.sensor = config.sensor
+
+    def shoot(
+        self, scene: Scene, K: np.ndarray, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Buffers]:
+        """Photograph a scene: height×width×3 uint8, and the exact buffers behind it."""
+        buffers = self.renderer.render(scene.instances, K, height, width)
+        return self.develop(scene, buffers, rng), buffers
+
+    def develop(
+        self, scene: Scene, buffers: Buffers, rng: np.random.Generator, native_scale: float = 1.0
+    ) -> np.ndarray:
+        """Light and photograph what was drawn: the same buffers give another picture for another rng.
+
+        ``native_scale`` is the number of the sensor's pixels per pixel of the buffers: enlarged crops have below 1.
+        """
+        lit = shade(buffers, _lighting(rng), [_material(rng) for _ in scene.instances])
+        height, width = buffers.mask.shape
+        photograph = composite(lit, buffers.mask > 0, self.backgrounds.sample(rng, height, width), rng)
+        return simulate_sensor(photograph, rng, self.sensor, native_scale)
+
+
+def only_visible_in(scene: Scene, K: np.ndarray, height: int, width: int) -> Scene:
+    """Leave out the instances whose bounding spheres don't reach into the picture."""
+    keep = []
+    focal_px = np.sqrt(abs(np.linalg.det(K[:2, :2])))
+    for i, instance in enumerate(scene.instances):
+        t = instance.cam_T_obj[:3, 3]
+        u, v, z = K @ t
+        radius_px = focal_px * np.linalg.norm(instance.mesh.vertices, axis=1).max() / max(z, 1e-3)
+        u, v = u / z, v / z
+        if -radius_px < u < width + radius_px and -radius_px < v < height + radius_px:
+            keep.append(i)
+    return replace(
+        scene,
+        instances=tuple(scene.instances[i] for i in keep),
+        object_index=tuple(scene.object_index[i] for i in keep),
+    )
+
+
+def _camera_above_table(rng: np.random.Generator, config: SynthesisConfig) -> np.ndarray:
+    """cam_T_world of a camera that looks at a point near the middle of the table (world z is up)."""
+    elevation = np.deg2rad(rng.uniform(*config.elevation_deg))
+    azimuth = rng.uniform(0, 2 * np.pi)
+    distance = rng.uniform(*config.distance_m)
+    towards_camera = np.array(
+        [np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)]
+    )
+    target = np.array([*rng.normal(0, 0.12, 2) * distance, 0.05])
+    right = np.array([-np.sin(azimuth), np.cos(azimuth), 0.0])
+    forward = -towards_camera
+    down = np.cross(forward, right)
+    roll = Rotation.from_euler("z", rng.uniform(-config.roll_deg, config.roll_deg), degrees=True).as_matrix()
+    cam_T_world = np.eye(4)
+    cam_T_world[:3, :3] = roll @ np.stack([right, down, forward])
+    cam_T_world[:3, 3] = -cam_T_world[:3, :3] @ (target + distance * towards_camera)
+    return cam_T_world
+
+
+def _orientation(rng: np.random.Generator, config: SynthesisConfig, is_free: bool) -> np.ndarray:
+    if is_free:
+        return Rotation.from_quat(rng.normal(size=4)).as_matrix()
+    tilt = Rotation.from_rotvec([*np.deg2rad(rng.normal(0, config.tilt_deg, 2)), 0.0])
+    return (tilt * Rotation.from_euler("z", rng.uniform(0, 2 * np.pi))).as_matrix()
+
+
+def _free_place(
+    rng: np.random.Generator, taken: list[tuple[np.ndarray, float]], radius_m: float, crowding: float
+) -> np.ndarray | None:
+    """Find a place on the table as near to its middle as the others leave; None when it's too full."""
+    spread_m = 0.08
+    for _ in range(25):
+        place = rng.normal(0, spread_m, 2)
+        if all(np.hypot(*(place - other)) > crowding * (radius_m + other_m) for other, other_m in taken):
+            return place
+        spread_m *= 1.12
+    return None
+
+
+def _lighting(rng: np.random.Generator) -> Lighting:
+    """A soft sky and up to three lamps of slightly different colours, anywhere on the camera's side."""
+
+    def tint() -> np.ndarray:
+        return np.clip(rng.normal(1.0, 0.06, 3), 0.7, 1.3)
+
+    strength = rng.uniform(0.25, 0.9)
+    lights = []
+    num_lights = int(rng.integers(1, 4))
+    for _ in range(num_lights):
+        direction = rng.normal(size=3) + np.array([0.0, -0.7, -0.6])
+        lights.append(Light(direction / np.linalg.norm(direction), (1.3 - strength) / num_lights * rng.uniform(0.5, 1.6) * tint()))
+    sky = strength * rng.uniform(0.9, 1.4) * tint()
+    return Lighting(sky=sky, ground=sky * rng.uniform(0.3, 0.9) * tint(), up=np.array([0.0, -1.0, -0.3]), lights=tuple(lights))
+
+
+def _material(rng: np.random.Generator) -> Material:
+    """Colours as the CAD model has them, more or less; matt to glossy."""
+    gain = np.exp(rng.normal(0, 0.22)) * np.exp(rng.normal(0, 0.07, 3))
+    specular = rng.uniform(0, 0.6) if rng.random() < 0.5 else 0.0
+    return Material(gain=gain, specular=specular, shininess=float(np.exp(rng.uniform(1.5, 4.5))))
+
+
+def _clutter(rng: np.random.Generator, num: int) -> list[Mesh]:
+    """Boxes, cylinders and balls of household sizes in plain or blotchy colours."""
+    clutter = []
+    for i in range(num):
+        size = np.exp(rng.uniform(np.log(0.03), np.log(0.2), 3))
+        if i % 3 == 0:
+            mesh = box_mesh(tuple(size))
+        elif i % 3 == 1:
+            mesh = cylinder_mesh(radius=float(size[0]) / 2, height=float(size[2]), segments=32)
+        else:
+            mesh = sphere_mesh(radius=float(size[0]) / 2, subdivisions=3)
+        base = rng.integers(0, 256, 3)
+        colors = base + rng.normal(0, rng.choice([0, 25]), (len(mesh.vertices), 3))
+        clutter.append(replace(mesh, colors=np.clip(colors, 0, 255).astype(np.uint8)))
+    return clutter

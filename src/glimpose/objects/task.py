@@ -1,0 +1,242 @@
+"""Supervised training of glance and gaze on scenes drawn on the fly."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from glimpose import losses
+from glimpose.nets.glance_gaze import GAZE_UNIT_PX, GLANCE_UNIT_PX, GlanceGaze, GlanceGazeConfig
+from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.samples import CropJitter, SampleMaker, collate
+from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
+from glimpose.render.mesh import Mesh
+from glimpose.render.scene import make_renderer
+
+Batch = dict[str, dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class LambdaConfig:
+    """Weight of each task in the loss."""
+
+    segmentation: float = 2.0
+    """The glance's classes."""
+    masks: float = 1.0
+    """The gaze's visible and amodal masks."""
+    depth: float = 2.0
+    center: float = 1.0
+    keypoints: float = 2.0
+    coordinates: float = 2.0
+    uncertainty: float = 0.2
+    """Of every predicted standard deviation; errors are detached there, so it cannot buy low loss by large errors."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How much of what goes into one step."""
+
+    photographs: int = 4
+    """Whole photographs for the glance; 0 trains only the gaze."""
+    crops: int = 32
+    """Crops for the gaze; 0 trains only the glance."""
+    validation_photographs: int = 32
+    validation_crops: int = 256
+    seed: int = 0
+
+
+class SynthesisBatches(Dataset[Batch]):
+    """Batch i is a function of (seed, i) alone, whichever process draws it and whenever."""
+
+    def __init__(
+        self,
+        objects: Sequence[ObjectModel],
+        meshes: Sequence[Mesh],
+        synthesis: SynthesisConfig,
+        network: GlanceGazeConfig,
+        jitter: CropJitter,
+        batch: BatchConfig,
+    ) -> None:
+        self.parts = (objects, meshes, synthesis, network, jitter)
+        self.batch = batch
+        self._maker: SampleMaker | None = None
+
+    @property
+    def maker(self) -> SampleMaker:
+        """The sample maker of this process: a renderer can't be sent to another."""
+        if self._maker is None:
+            objects, meshes, synthesis, network, jitter = self.parts
+            photographer = Photographer(make_renderer(), synthesis)
+            self._maker = SampleMaker(objects, SceneSampler(meshes, synthesis), photographer, network, jitter)
+        return self._maker
+
+    def __getitem__(self, index: int) -> Batch:
+        """Draw batch ``index``."""
+        return self.draw(index, self.batch.photographs, self.batch.crops)
+
+    def draw(self, index: int, photographs: int, crops: int) -> Batch:
+        """Draw a batch of any size; negative indices are kept for validation."""
+        stream = [self.batch.seed, abs(index), int(index < 0)]
+        batch: Batch = {}
+        if photographs:
+            batch["glance"] = collate([self.maker.glance(np.random.default_rng([*stream, 0, i])) for i in range(photographs)])
+        if crops:
+            batch["gaze"] = collate([self.maker.gaze(np.random.default_rng([*stream, 1, i])) for i in range(crops)])
+        return batch
+
+
+def _one_thread(_: int) -> None:
+    """Leave the cores to the network: a worker draws one sample at a time."""
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+class GlanceGazeTask:
+    """The task `training.loop.fit` trains: model, batches, losses and validation."""
+
+    def __init__(
+        self,
+        objects: Sequence[ObjectModel],
+        meshes: Sequence[Mesh],
+        network: GlanceGazeConfig,
+        synthesis: SynthesisConfig,
+        jitter: CropJitter,
+        batch: BatchConfig,
+        lambdas: LambdaConfig,
+        num_workers: int = 1,
+    ) -> None:
+        self.objects = list(objects)
+        self.network = network
+        self.model = GlanceGaze(network, len(self.objects))
+        self.batches = SynthesisBatches(objects, meshes, synthesis, network, jitter, batch)
+        self.lambdas = lambdas
+        self.num_workers = num_workers
+        self._validation: Batch | None = None
+
+    def metadata(self) -> dict:
+        """What a checkpoint needs besides weights to predict."""
+        return {"kind": "objects", "network": asdict(self.network), "objects": [o.to_json() for o in self.objects]}
+
+    def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
+        """Batches of steps start_step.. for one of several processes."""
+        indices = range(start_step * world_size + rank, (start_step + num_steps) * world_size, world_size)
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=indices,
+            num_workers=self.num_workers,
+            worker_init_fn=_one_thread,
+            prefetch_factor=4 if self.num_workers else None,
+            multiprocessing_context="spawn" if self.num_workers else None,
+        )
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Weighted terms whose sum is minimised."""
+        glance_batch, gaze_batch = batch.get("glance"), batch.get("gaze")
+        glance, gaze = model(
+            None if glance_batch is None else glance_batch["image"].float() / 255,
+            None if gaze_batch is None else gaze_batch["image"].float() / 255,
+            None if gaze_batch is None else gaze_batch["object_index"],
+        )
+        terms: dict[str, Tensor] = {}
+        if glance_batch is not None:
+            terms |= {f"glance/{name}": term for name, term in glance_losses(glance, glance_batch, self.lambdas).items()}
+        if gaze_batch is not None:
+            terms |= {f"gaze/{name}": term for name, term in gaze_losses(gaze, gaze_batch, self.lambdas).items()}
+        return terms
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Errors on fresh synthesised samples, the same every time; ``score`` is minus the loss."""
+        batch_config = self.batches.batch
+        if self._validation is None:
+            self._validation = self.batches.draw(-1, batch_config.validation_photographs if batch_config.photographs else 0, batch_config.validation_crops if batch_config.crops else 0)
+        device = next(model.parameters()).device
+        totals: dict[str, list[float]] = {}
+        for chunk in _chunks(self._validation, 4, 32):
+            moved = {part: {key: value.to(device) for key, value in maps.items()} for part, maps in chunk.items()}
+            measured = {name: float(term) for name, term in self.losses(model, moved).items()}
+            measured["loss"] = sum(measured.values())
+            for name, value in measured.items():
+                totals.setdefault(name, []).append(value)
+        means = {name: float(np.mean(values)) for name, values in totals.items()}
+        # Chunks of the two parts are not equally many, so the parts' terms are averaged before they are added.
+        means["loss"] = sum(value for name, value in means.items() if name != "loss")
+        return {**means, "score": -means["loss"]}
+
+
+def _chunks(batch: Batch, photographs: int, crops: int) -> Iterator[Batch]:
+    sizes = {"glance": photographs, "gaze": crops}
+    for part, maps in batch.items():
+        count = len(next(iter(maps.values())))
+        for start in range(0, count, sizes[part]):
+            yield {part: {key: value[start : start + sizes[part]] for key, value in maps.items()}}
+
+
+def cell_centers_px(height: int, width: int, like: Tensor) -> Tensor:
+    """Centres of a map's cells in pixels of the network's input, 2×h×w."""
+    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return ((torch.stack([u, v]) + 0.5) * STRIDE - 0.5).to(like)
+
+
+def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: LambdaConfig) -> dict[str, Tensor]:
+    """Terms of the gaze. Masks count everywhere, the rest where the object is seen."""
+    seen = batch["valid"][:, None]  # b×1×h×w
+    visible, amodal = maps["visible_logits"][:, 0], maps["amodal_logits"][:, 0]
+    mask = losses.bce(visible, batch["visible"]).mean() + 0.5 * losses.bce(amodal, batch["amodal"]).mean()
+    mask = mask + 0.5 * losses.dice(visible, batch["visible"]).mean()
+
+    cells = cell_centers_px(*visible.shape[-2:], visible)
+    to_points = batch["points_px"][..., None, None] - cells  # b×(1+k)×2×h×w
+    offsets = torch.cat([maps["center_offset"], maps["keypoint_offset"]], dim=1).unflatten(1, (-1, 2))
+    errors = torch.linalg.vector_norm(offsets - to_points, dim=2)  # b×(1+k)×h×w, pixels
+    log_std = torch.cat([maps["center_log_std"], maps["keypoint_log_std"]], dim=1)
+    errors_units = losses.l1(offsets, to_points).mean(2) / GAZE_UNIT_PX
+    point_weight = seen.expand_as(errors)
+
+    coordinate_error = torch.linalg.vector_norm(maps["xyz"] - batch["xyz"], dim=1, keepdim=True)
+    uncertainty = losses.masked_mean(losses.laplace_nll(errors.detach(), log_std), point_weight)
+    uncertainty = uncertainty + losses.masked_mean(
+        losses.laplace_nll(coordinate_error.detach(), maps["xyz_log_std"]), seen
+    )
+    depth = losses.masked_mean(losses.l1(maps["log_depth"], batch["log_depth"][:, None]), seen)
+    center_depth = losses.l1(maps["center_log_depth"], batch["center_log_depth"].view(-1, 1, 1, 1))
+    depth = depth + losses.masked_mean(center_depth, seen)
+    return {
+        "masks": lambdas.masks * mask,
+        "depth": lambdas.depth * depth,
+        "center": lambdas.center * losses.masked_mean(errors_units[:, :1], point_weight[:, :1]),
+        "keypoints": lambdas.keypoints * losses.masked_mean(errors_units[:, 1:], point_weight[:, 1:]),
+        "coordinates": lambdas.coordinates * losses.masked_mean(coordinate_error, seen),
+        "uncertainty": lambdas.uncertainty * uncertainty,
+    }
+
+
+def glance_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: LambdaConfig) -> dict[str, Tensor]:
+    """Terms of the glance. Classes count everywhere, the rest where an object is seen."""
+    seen = batch["valid"][:, None]
+    log_prob = maps["class_logits"].log_softmax(1)
+    nll = -log_prob.gather(1, batch["class_map"][:, None])
+    # Most cells are easy background: the focal factor leaves the gradient to the others (Lin et al., ICCV 2017).
+    focal = (1 - torch.exp(-nll)).square() * nll
+    # Averaging background and objects separately keeps small objects from drowning.
+    segmentation = losses.masked_mean(focal, seen) + losses.masked_mean(focal, 1 - seen) * 4
+
+    cells = cell_centers_px(*seen.shape[-2:], log_prob)
+    to_center = batch["center_px"] - cells
+    errors = torch.linalg.vector_norm(maps["center_offset"] - to_center, dim=1, keepdim=True)
+    center = losses.masked_mean(errors / GLANCE_UNIT_PX, seen)
+    depth = losses.masked_mean(losses.l1(maps["log_depth"], batch["log_depth"][:, None]), seen)
+    depth = depth + losses.masked_mean(losses.l1(maps["center_log_depth"], batch["center_log_depth"][:, None]), seen)
+    uncertainty = losses.masked_mean(losses.laplace_nll(errors.detach(), maps["center_log_std"]), seen)
+    return {
+        "segmentation": lambdas.segmentation * segmentation,
+        "depth": lambdas.depth * depth,
+        "center": lambdas.center * center,
+        "uncertainty": lambdas.uncertainty * uncertainty,
+    }

@@ -1,0 +1,81 @@
+"""From a folder of CAD models to a trained checkpoint."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from glimpose.data.bop import read_models_info
+from glimpose.nets.glance_gaze import GlanceGazeConfig
+from glimpose.objects.catalogue import ObjectModel, object_model
+from glimpose.objects.samples import CropJitter
+from glimpose.objects.synthesis import SynthesisConfig
+from glimpose.objects.task import BatchConfig, GlanceGazeTask, LambdaConfig
+from glimpose.render.mesh import Mesh, load_mesh, simplify
+from glimpose.training.loop import TrainingConfig, fit
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which objects, and where their CAD models are."""
+
+    models: Path = Path("models")
+    """Folder with obj_000001.ply … and models_info.json, as BOP has it."""
+    object_ids: tuple[int, ...] = ()
+    """Which of them; all when empty."""
+    names: tuple[str, ...] = ()
+    """Their names for pictures, in the order of object_ids; obj_1 and so on when empty."""
+    mesh_scale_to_m: float = 1e-3
+    """Metres per unit of the mesh files; BOP's are in millimetres."""
+
+
+@dataclass(frozen=True)
+class ObjectsConfig:
+    """One experiment of the object track."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    lambdas: LambdaConfig = field(default_factory=LambdaConfig)
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    network: GlanceGazeConfig = field(default_factory=GlanceGazeConfig)
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    jitter: CropJitter = field(default_factory=CropJitter)
+
+
+def load_objects(data: DataConfig, num_keypoints: int) -> tuple[list[ObjectModel], list[Mesh]]:
+    """Read the CAD models and describe each object."""
+    info = read_models_info(data.models)
+    ids = data.object_ids or tuple(sorted(info))
+    if data.names and len(data.names) != len(ids):
+        raise ValueError(f"data.names: got {len(data.names)} names for {len(ids)} objects; give one each or none")
+    names = data.names or tuple(f"obj_{obj_id}" for obj_id in ids)
+    objects, meshes = [], []
+    for obj_id, name in zip(ids, names, strict=True):
+        if obj_id not in info:
+            raise ValueError(f"{data.models / 'models_info.json'}: no entry for object {obj_id}; it has {sorted(info)}")
+        mesh = load_mesh(data.models / f"obj_{obj_id:06d}.ply", scale_to_m=data.mesh_scale_to_m)
+        symmetries = info[obj_id]
+        objects.append(object_model(obj_id, name, mesh, num_keypoints, symmetries.discrete, symmetries.continuous))
+        meshes.append(mesh)
+    return objects, meshes
+
+
+def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh]) -> GlanceGazeTask:
+    """Assemble the task; meshes are simplified for drawing."""
+    faces = config.synthesis.mesh_faces
+    drawn = [simplify(mesh, faces) if faces and len(mesh.faces) > faces else mesh for mesh in meshes]
+    return GlanceGazeTask(
+        objects,
+        drawn,
+        config.network,
+        config.synthesis,
+        config.jitter,
+        replace(config.batch, seed=config.training.seed),
+        config.lambdas,
+        config.training.num_workers,
+    )
+
+
+def train(config: ObjectsConfig, run_dir: Path, resume: bool = False) -> Path:
+    """Train glance and gaze; returns the best checkpoint."""
+    objects, meshes = load_objects(config.data, config.network.num_keypoints)
+    return fit(build_task(config, objects, meshes), config.training, run_dir, resume=resume)
