@@ -99,23 +99,3 @@ def make_renderer(kind: Literal["auto", "gl", "raster"] = "auto") -> Renderer:
     log = logger.info if kind == "raster" else logger.warning
     log("renderer: raster (%s)", reason)
     return RasterRenderer()
-
-
-def make_renderer(kind: Literal["auto", "gl", "raster"] = "auto") -> Renderer:
-    """Make a renderer: GL where there is EGL, else the NumPy one; one log line says which and why."""
-    from glimpose.render.raster import RasterRenderer
-
-    if kind == "raster":
-        return RasterRenderer()
-    try:
-        from glimpose.render.gl import GlRenderer
-
-        renderer = GlRenderer()
-    except Exception as error:  # moderngl raises a bare Exception where EGL is missing
-        remedy = "apt-get install libegl1 libgl1-mesa-dri"
-        if kind == "gl":
-            raise RuntimeError(f"no OpenGL through EGL: {error}; try {remedy}") from error
-        logger.warning("renderer: raster (slow), for there is no OpenGL through EGL (%s); try %s", error, remedy)
-        return RasterRenderer()
-    logger.info("renderer: gl, on %s", renderer.device)
-    return renderer
