@@ -1,0 +1,1 @@
+"""Rigid motions, cameras, poses from correspondences and symmetric objects: pure functions on tensors."""
