@@ -1,0 +1,1 @@
+"""From maps to named quantities: votes to centres and keypoints with covariances."""
