@@ -24,6 +24,7 @@ from tqdm import tqdm
 from glimpose.config import to_dict
 from glimpose.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_tensors
 from glimpose.training.ema import Ema
+from glimpose.training.journal import Journal, Meter, finite, told
 
 logger = logging.getLogger(__name__)
 
@@ -98,97 +99,57 @@ def fit(task: Task, config: TrainingConfig, run_dir: Path, resume: bool = False)
     fabric.launch()
     run_dir = Path(run_dir)
     last, best = run_dir / "last.safetensors", run_dir / "best.safetensors"
-    previous = load_checkpoint(last) if resume else None
-    if previous is None and last.exists():
+    if not resume and last.exists():
         raise ValueError(f"{run_dir}: already holds a training run; resume it, or choose another folder")
-    if previous is None and config.init_from is not None:
+    if not resume and config.init_from is not None:
         load_weights(task.model, load_checkpoint(config.init_from).group("model"), config.init_from)
+    state = _State(task.model.to(fabric.device), config)
+    if resume:
+        state.restore(load_checkpoint(last))
     fabric.barrier()
     if fabric.is_global_zero:
         run_dir.mkdir(parents=True, exist_ok=True)
         described = {"training": to_dict(config), **task.metadata()}
         (run_dir / "config.json").write_text(json.dumps(described, indent=2) + "\n")
 
-    state = _State(task.model.to(fabric.device), config)
-    if previous is not None:
-        state.restore(previous)
-    model, optimizer = fabric.setup(state.model, state.optimizer)
-
-    def save(path: Path, **more: Any) -> None:
-        if fabric.is_global_zero:
-            progress = {"step": state.step, "best_score": state.best_score, "training": to_dict(config), **more}
-            save_tensors(path, state.tensors(full=path == last), {**task.metadata(), **progress})
-
-    def validate(journal: _Journal) -> None:
-        measured: dict[str, float] = {}
-        if fabric.is_global_zero:
-            with torch.no_grad():
-                measured = task.validate(state.ema.model)
-            if "score" not in measured:
-                raise ValueError(f"{type(task).__name__}.validate: got {sorted(measured)}, expected 'score' among them")
-            journal.write(state.step, "val", measured)
-            logger.info("step %d: %s", state.step, _told(measured))
-        measured = fabric.broadcast(measured)
-        if state.best_score is None or measured["score"] > state.best_score:
-            state.best_score = measured["score"] if math.isfinite(measured["score"]) else None
-            save(best, metrics=_finite(measured))
-
     steps = range(state.step, config.steps)
     with (
         torch.random.fork_rng([fabric.device] if fabric.device.type == "cuda" else []),
         _StopRequest() as stop,
-        _Journal(run_dir, state.step, enabled=fabric.is_global_zero) as journal,
+        Journal(run_dir, state.step, enabled=fabric.is_global_zero) as journal,
         tqdm(total=config.steps, initial=state.step, unit="step", disable=None if journal.enabled else True) as bar,
     ):
-        if not steps and not best.exists():
-            validate(journal)
+        trainer = _Trainer(fabric, task, config, state, journal)
         batches = iter(task.loader(state.step, len(steps), fabric.global_rank, fabric.world_size))
-        meter = _Meter()
+        meter = Meter()
+        if not steps and not best.exists():
+            trainer.validate(best)
         for step in steps:
             start_s = time.perf_counter()
             batch = _next(batches, step, config.steps, stop)
             wait_s = time.perf_counter() - start_s
             if _any_rank(fabric, stop.requested):
-                save(last)
+                trainer.save(last, full=True)
                 raise TrainingInterrupted(
                     f"stopped by {stop.name or 'a signal'} after step {step} of {config.steps}; "
                     f"{last} holds everything: repeat the command with --resume to go on"
                 )
-            rate = learning_rate(config, step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            # Dropout and the like draw from the global generator; seeded per step, a resumed run draws the same.
-            seed = np.random.SeedSequence((config.seed, step, fabric.global_rank))
-            torch.manual_seed(int(seed.generate_state(1)[0]))
-
-            optimizer.zero_grad(set_to_none=True)
-            terms = task.losses(model.train(), fabric.to_device(batch))
-            loss = torch.stack(list(terms.values())).sum()
-            fabric.backward(loss)
-            norm = fabric.clip_gradients(
-                model, optimizer, max_norm=config.gradient_clip or math.inf, error_if_nonfinite=False
-            )
-            assert norm is not None
-            measured = _to_floats({"loss": loss, **terms, "gradient_norm": norm})
-            _check_finite(measured, step, last)
-            optimizer.step()
-            state.ema.update(state.model)
-            state.step = step + 1
+            measured = trainer.update(batch)
+            meter.add(measured, wait_s, time.perf_counter() - start_s)
+            bar.set_postfix_str(told(measured), refresh=False)
+            bar.update()
 
             final = state.step == config.steps
-            meter.add(measured, wait_s, time.perf_counter() - start_s)
-            bar.set_postfix_str(_told(measured), refresh=False)
-            bar.update()
             if state.step % config.log_every == 0 or final:
-                row = {**meter.means(), "learning_rate": rate}
-                meter = _Meter()
+                row = {**meter.means(), "learning_rate": learning_rate(config, step)}
+                meter = Meter()
                 journal.write(state.step, "train", row)
                 if journal.enabled and bar.disable:
-                    logger.info("step %d of %d: %s", state.step, config.steps, _told(row))
+                    logger.info("step %d of %d: %s", state.step, config.steps, told(row))
             if state.step % config.validate_every == 0 or final:
-                validate(journal)
+                trainer.validate(best)
             if state.step % config.checkpoint_every == 0 or final:
-                save(last)
+                trainer.save(last, full=True)
     fabric.barrier()
     return best
 
@@ -303,68 +264,68 @@ class _StopRequest:
             os._exit(0)
 
 
-class _Journal:
-    """metrics.jsonl and TensorBoard, on the first process only; entries after the step resumed from are dropped."""
+class _Trainer:
+    """One optimizer step, one validation, one checkpoint."""
 
-    def __init__(self, run_dir: Path, step: int, enabled: bool) -> None:
-        self.enabled = enabled
-        if not enabled:
-            return
-        from torch.utils.tensorboard import SummaryWriter
+    def __init__(self, fabric: Fabric, task: Task, config: TrainingConfig, state: _State, journal: Journal) -> None:
+        self.fabric = fabric
+        self.task = task
+        self.config = config
+        self.state = state
+        self.journal = journal
+        self.model, self.optimizer = fabric.setup(state.model, state.optimizer)
 
-        path = run_dir / "metrics.jsonl"
-        kept = _rows_until(path, step) if path.exists() else []
-        path.write_text("".join(f"{row}\n" for row in kept))
-        self.file = path.open("a")
-        self.writer = SummaryWriter(str(run_dir / "tb"), purge_step=step + 1)
+    def update(self, batch: Any) -> dict[str, float]:
+        """Take one step on this batch and give its losses and the gradient's norm."""
+        step = self.state.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.config, step)
+        # Dropout and the like draw from the global generator; seeded per step, a resumed run draws the same.
+        seed = np.random.SeedSequence((self.config.seed, step, self.fabric.global_rank))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        self.optimizer.zero_grad(set_to_none=True)
+        terms = self.task.losses(self.model.train(), self.fabric.to_device(batch))
+        loss = torch.stack(list(terms.values())).sum()
+        self.fabric.backward(loss)
+        norm = self.fabric.clip_gradients(
+            self.model, self.optimizer, max_norm=self.config.gradient_clip or math.inf, error_if_nonfinite=False
+        )
+        assert norm is not None
+        measured = _to_floats({"loss": loss, **terms, "gradient_norm": norm})
+        wrong = [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]
+        if wrong:
+            raise RuntimeError(
+                f"step {step}: {', '.join(wrong)}; stopped before this update, the last checkpoint stands"
+            )
+        self.optimizer.step()
+        self.state.ema.update(self.state.model)
+        self.state.step += 1
+        return measured
 
-    def __enter__(self) -> "_Journal":
-        return self
+    def validate(self, best: Path) -> None:
+        """Measure the averaged weights, and keep them at `best` if none were better."""
+        measured: dict[str, float] = {}
+        if self.fabric.is_global_zero:
+            with torch.no_grad():
+                measured = self.task.validate(self.state.ema.model)
+            if "score" not in measured:
+                raise ValueError(
+                    f"{type(self.task).__name__}.validate: got {sorted(measured)}, expected 'score' among them"
+                )
+            self.journal.write(self.state.step, "val", measured)
+            with tqdm.external_write_mode():  # a line of its own, above the bar
+                logger.info("step %d: %s", self.state.step, told(measured))
+        measured = self.fabric.broadcast(measured)
+        score = measured["score"]
+        if self.state.best_score is None or score > self.state.best_score:
+            self.state.best_score = score if math.isfinite(score) else None
+            self.save(best, full=False, metrics=finite(measured))
 
-    def __exit__(self, *_: object) -> None:
-        if self.enabled:
-            self.file.close()
-            self.writer.close()
-
-    def write(self, step: int, stage: str, values: Mapping[str, float]) -> None:
-        if self.enabled:
-            self.file.write(json.dumps({"step": step, "stage": stage, **_finite(values)}) + "\n")
-            self.file.flush()
-            for name, value in values.items():
-                self.writer.add_scalar(f"{stage}/{name}", value, step)
-
-
-def _rows_until(path: Path, step: int) -> list[str]:
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # cut short by a crash
-            continue
-        if row["step"] <= step:
-            kept.append(line)
-    return kept
-
-
-class _Meter:
-    """Means of what the last steps measured, and where the time went."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = defaultdict(float)
-        self.num = 0
-        self.wait_s = 0.0
-        self.total_s = 0.0
-
-    def add(self, values: Mapping[str, float], wait_s: float, total_s: float) -> None:
-        for name, value in values.items():
-            self.sums[name] += value
-        self.num += 1
-        self.wait_s += wait_s
-        self.total_s += total_s
-
-    def means(self) -> dict[str, float]:
-        means = {name: total / self.num for name, total in self.sums.items()}
-        return {**means, "steps_per_s": self.num / self.total_s, "data_wait": self.wait_s / self.total_s}
+    def save(self, path: Path, full: bool, **more: Any) -> None:
+        """Write a checkpoint; in full, one that training can resume from."""
+        if self.fabric.is_global_zero:
+            progress = {"step": self.state.step, "best_score": self.state.best_score, "training": to_dict(self.config)}
+            save_tensors(path, self.state.tensors(full), {**self.task.metadata(), **progress, **more})
 
 
 def _next(batches: Iterator[Any], step: int, steps: int, stop: _StopRequest) -> Any:
@@ -388,18 +349,3 @@ def _to_floats(values: Mapping[str, Tensor]) -> dict[str, float]:
     """Fetch scalars from the device in one transfer."""
     fetched = torch.stack([value.detach().float() for value in values.values()]).tolist()
     return dict(zip(values, fetched, strict=True))
-
-
-def _check_finite(measured: Mapping[str, float], step: int, last: Path) -> None:
-    wrong = [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]
-    if wrong:
-        raise RuntimeError(f"step {step}: {', '.join(wrong)}; stopped before the update, {last} is as last saved")
-
-
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Replace numbers that JSON can't hold by None."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
-
-def _told(values: Mapping[str, float]) -> str:
-    return " ".join(f"{name} {value:.4g}" for name, value in values.items())
