@@ -11,6 +11,20 @@ from glimpose.geometry.symmetry import canonicalise, symmetry_transforms
 from glimpose.render.mesh import Mesh, diameter_m
 
 
+# The view that canonical poses are nearest to: from 45 degrees above the object, whose z is up. Objects that stand on
+# something are seen from around there; the identity, a view from right below, would be equally far from both poses of
+# an object with a half-turn symmetry about z, whenever it's seen from the top.
+REFERENCE_VIEW = torch.tensor(
+    [
+        [1.0, 0.0, 0.0, 0.0],
+        [0.0, -(0.5**0.5), -(0.5**0.5), 0.0],
+        [0.0, 0.5**0.5, -(0.5**0.5), 0.0],
+        [0.0, 0.0, 0.0, 1.0],
+    ],
+    dtype=torch.float64,
+)
+
+
 @dataclass(frozen=True)
 class ObjectModel:
     """One object: everything that training, prediction and overlays need, and nothing that needs the mesh."""
@@ -28,7 +42,8 @@ class ObjectModel:
 
     def canonical(self, cam_T_obj: Tensor) -> Tensor:
         """Of all equivalent poses the one training targets use, for any batch shape."""
-        return canonicalise(cam_T_obj, self.symmetries.to(cam_T_obj))
+        view = REFERENCE_VIEW.to(cam_T_obj)
+        return view @ canonicalise(view.mT @ cam_T_obj, self.symmetries.to(cam_T_obj))
 
     def to_json(self) -> dict:
         """Plain numbers and strings for a checkpoint's metadata."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
 
 from glimpose.data.backgrounds import Backgrounds
-from glimpose.data.sensor import SensorConfig, composite, simulate_sensor
+from glimpose.data.sensor import SensorConfig, composite, occlude, simulate_sensor
 from glimpose.render.mesh import Mesh, box_mesh, cylinder_mesh, sphere_mesh
 from glimpose.render.scene import Buffers, Instance, Renderer
 from glimpose.render.shading import Light, Lighting, Material, shade
@@ -40,7 +41,9 @@ class SynthesisConfig:
     """Share of scenes in which one object may appear several times."""
     crowding: tuple[float, float] = (0.5, 1.1)
     """Smallest distance between two objects, over the sum of their footprints' radii: below 1 they interlock."""
-    mesh_faces: int = 5000
+    patch_probability: float = 0.3
+    """Share of pictures with flat patches in front of everything."""
+    mesh_faces: int = 3000
     """Meshes are simplified to this for drawing; 0 keeps every face."""
     backgrounds: Path | None = None
     """Folder of photographs; procedural backgrounds when none is given."""
@@ -58,6 +61,16 @@ class Scene:
 
     instances: tuple[Instance, ...]
     object_index: tuple[int, ...]
+    radius_m: tuple[float, ...]
+    """Of the sphere around each instance's origin that holds it."""
+
+    def subset(self, keep: Sequence[int]) -> "Scene":
+        """These instances, in this order."""
+        return Scene(
+            tuple(self.instances[i] for i in keep),
+            tuple(self.object_index[i] for i in keep),
+            tuple(self.radius_m[i] for i in keep),
+        )
 
 
 class SceneSampler:
@@ -67,6 +80,8 @@ class SceneSampler:
         self.meshes = list(meshes)
         self.config = config
         self.distractors = _clutter(np.random.default_rng(7), 40)
+        # Where an object touches the table and how much room it takes is told by a few of its vertices.
+        self._outlines = {id(mesh): _outline(mesh) for mesh in [*self.meshes, *self.distractors]}
 
     def draw(self, rng: np.random.Generator) -> Scene:
         """Put objects on a table, denser or sparser, and a camera above it."""
@@ -82,19 +97,18 @@ class SceneSampler:
         cam_T_world = _camera_above_table(rng, config)
         crowding = rng.uniform(*config.crowding)
         taken: list[tuple[np.ndarray, float]] = []
-        instances, object_index = [], []
+        instances, object_index, radii = [], [], []
         for entry in order:
             index, mesh = entries[entry]
             is_free = rng.random() < config.free_pose_probability
             rotation = _orientation(rng, config, is_free)
-            vertices = mesh.vertices @ rotation.T
-            # Footprints shrink to the standard deviation of the vertices, so that handles and spouts interlock.
-            radius_m = 1.4 * float(np.sqrt(vertices[:, :2].var(0).sum()))
+            outline = self._outlines[id(mesh)] @ rotation.T
+            radius_m = 0.7 * float(np.sqrt((outline[:, :2] ** 2).sum(1).max()))
             place = _free_place(rng, taken, radius_m, crowding)
             if place is None:
                 continue
             taken.append((place, radius_m))
-            height_m = -vertices[:, 2].min() + (rng.uniform(0, 0.12) if is_free else 0.0)
+            height_m = -outline[:, 2].min() + (rng.uniform(0, 0.12) if is_free else 0.0)
             world_T_obj = np.eye(4)
             world_T_obj[:3, :3] = rotation
             world_T_obj[:3, 3] = [*place, height_m]
@@ -102,7 +116,8 @@ class SceneSampler:
             if cam_T_obj[2, 3] > 0.15:  # not in the lens
                 instances.append(Instance(mesh, cam_T_obj))
                 object_index.append(index)
-        return Scene(tuple(instances), tuple(object_index))
+                radii.append(float(np.linalg.norm(outline, axis=1).max()))
+        return Scene(tuple(instances), tuple(object_index), tuple(radii))
 
 
 class Photographer:
@@ -112,25 +127,28 @@ class Photographer:
         self.renderer = renderer
         self.backgrounds = Backgrounds(config.backgrounds)
         self.sensor = config.sensor
+        self.patch_probability = config.patch_probability
 
     def shoot(
         self, scene: Scene, K: np.ndarray, height: int, width: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, Buffers]:
         """Photograph a scene: height×width×3 uint8, and the exact buffers behind it."""
-        buffers = self.renderer.render(scene.instances, K, height, width)
-        return self.develop(scene, buffers, rng), buffers
+        return self.develop(scene, self.renderer.render(scene.instances, K, height, width), rng)
 
     def develop(
         self, scene: Scene, buffers: Buffers, rng: np.random.Generator, native_scale: float = 1.0
-    ) -> np.ndarray:
-        """Light and photograph what was drawn: the same buffers give another picture for another rng.
+    ) -> tuple[np.ndarray, Buffers]:
+        """Light and photograph what was drawn; the buffers come back without what flat patches in front now hide.
 
         ``native_scale`` is the number of the sensor's pixels per pixel of the buffers: enlarged crops have below 1.
         """
         lit = shade(buffers, _lighting(rng), [_material(rng) for _ in scene.instances])
         height, width = buffers.mask.shape
         photograph = composite(lit, buffers.mask > 0, self.backgrounds.sample(rng, height, width), rng)
-        return simulate_sensor(photograph, rng, self.sensor, native_scale)
+        if rng.random() < self.patch_probability:
+            photograph, covered = occlude(photograph, rng, self.backgrounds.texture)
+            buffers = replace(buffers, mask=np.where(covered, np.uint8(0), buffers.mask))
+        return simulate_sensor(photograph, rng, self.sensor, native_scale), buffers
 
 
 def only_visible_in(scene: Scene, K: np.ndarray, height: int, width: int) -> Scene:
@@ -140,15 +158,11 @@ def only_visible_in(scene: Scene, K: np.ndarray, height: int, width: int) -> Sce
     for i, instance in enumerate(scene.instances):
         t = instance.cam_T_obj[:3, 3]
         u, v, z = K @ t
-        radius_px = focal_px * np.linalg.norm(instance.mesh.vertices, axis=1).max() / max(z, 1e-3)
+        radius_px = focal_px * scene.radius_m[i] / max(z, 1e-3)
         u, v = u / z, v / z
         if -radius_px < u < width + radius_px and -radius_px < v < height + radius_px:
             keep.append(i)
-    return replace(
-        scene,
-        instances=tuple(scene.instances[i] for i in keep),
-        object_index=tuple(scene.object_index[i] for i in keep),
-    )
+    return scene.subset(keep)
 
 
 def _camera_above_table(rng: np.random.Generator, config: SynthesisConfig) -> np.ndarray:
@@ -168,6 +182,12 @@ def _camera_above_table(rng: np.random.Generator, config: SynthesisConfig) -> np
     cam_T_world[:3, :3] = roll @ np.stack([right, down, forward])
     cam_T_world[:3, 3] = -cam_T_world[:3, :3] @ (target + distance * towards_camera)
     return cam_T_world
+
+
+def _outline(mesh: Mesh) -> np.ndarray:
+    """At most 64 corners of the convex hull, spread over it."""
+    corners = mesh.vertices[ConvexHull(mesh.vertices.astype(np.float64)).vertices].astype(np.float64)
+    return corners[:: max(1, len(corners) // 64)]
 
 
 def _orientation(rng: np.random.Generator, config: SynthesisConfig, is_free: bool) -> np.ndarray:

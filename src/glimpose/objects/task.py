@@ -25,7 +25,7 @@ Batch = dict[str, dict[str, Tensor]]
 class LambdaConfig:
     """Weight of each task in the loss."""
 
-    segmentation: float = 2.0
+    segmentation: float = 1.0
     """The glance's classes."""
     masks: float = 1.0
     """The gaze's visible and amodal masks."""
@@ -225,7 +225,7 @@ def glance_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: La
     # Most cells are easy background: the focal factor leaves the gradient to the others (Lin et al., ICCV 2017).
     focal = (1 - torch.exp(-nll)).square() * nll
     # Averaging background and objects separately keeps small objects from drowning.
-    segmentation = losses.masked_mean(focal, seen) + losses.masked_mean(focal, 1 - seen) * 4
+    segmentation = losses.masked_mean(focal, seen) + losses.masked_mean(focal, 1 - seen)
 
     cells = cell_centers_px(*seen.shape[-2:], log_prob)
     to_center = batch["center_px"] - cells

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from glimpose.data.bop import read_models_info
+from glimpose.data.bop import model_path, read_models_info
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.samples import CropJitter
@@ -52,9 +52,8 @@ def load_objects(data: DataConfig, num_keypoints: int) -> tuple[list[ObjectModel
     for obj_id, name in zip(ids, names, strict=True):
         if obj_id not in info:
             raise ValueError(f"{data.models / 'models_info.json'}: no entry for object {obj_id}; it has {sorted(info)}")
-        mesh = load_mesh(data.models / f"obj_{obj_id:06d}.ply", scale_to_m=data.mesh_scale_to_m)
-        symmetries = info[obj_id]
-        objects.append(object_model(obj_id, name, mesh, num_keypoints, symmetries.discrete, symmetries.continuous))
+        mesh = load_mesh(model_path(data.models, obj_id), scale_to_m=data.mesh_scale_to_m)
+        objects.append(object_model(obj_id, name, mesh, num_keypoints, info[obj_id].discrete, info[obj_id].continuous))
         meshes.append(mesh)
     return objects, meshes
 
