@@ -1,6 +1,7 @@
 """From a photograph and a camera to the poses of all objects in it: glance, gaze, vote, solve."""
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,18 +153,20 @@ class PoseEstimator:
     def _solve(self, views: "GazeViews", i: int, detection: Detection, K_crop: np.ndarray) -> PoseEstimate | None:
         """Solve one crop's pose, in the crop's camera, which is the photograph's with another K."""
         model = self.objects[detection.object_index]
-        K = torch.from_numpy(K_crop).float()
-        reference_m = gaze_reference_depth_m(K_crop, model.diameter_m, self.model.config)
-        solved = solve_view(views, i, model, K, self.config.correspondences)
+        K = torch.from_numpy(K_crop)
+        depth_m = gaze_reference_depth_m(K_crop, model.diameter_m, self.model.config) * views.center_log_depth[i].exp()
+        voted_t = translation_from_center(views.center_px[i], depth_m, K)
+        if self.config.correspondences == "keypoints":
+            solved = solve_from_keypoints(views, i, model, K)
+        else:
+            solved = solve_from_coordinates(views, i, model, K, float(depth_m))
         if solved.cam_T_obj is None:
             logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
             return None
-        depth_m = reference_m * views.center_log_depth[i].exp()
-        coarse_t = translation_from_center(views.center_px[i], depth_m, K)
-        disagreement = float((solved.cam_T_obj[:3, 3] - coarse_t).norm()) / model.diameter_m
-        agreement = float(solved.inliers.float().mean()) * float(np.exp(-3 * disagreement))
-        score = detection.score * float(views.visibility[i]) * agreement
-        return PoseEstimate(model, solved.cam_T_obj.double().numpy(), score, detection, disagreement)
+        disagreement = float((solved.cam_T_obj[:3, 3] - voted_t).norm()) / model.diameter_m
+        agreement = float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
+        score = detection.score * float(views.certainty[i]) * agreement
+        return PoseEstimate(model, solved.cam_T_obj.numpy(), score, detection, disagreement)
 
     def _batch(self, images: Sequence[np.ndarray]) -> Tensor:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
@@ -172,7 +175,7 @@ class PoseEstimator:
 
 @dataclass(frozen=True)
 class GazeViews:
-    """What the gaze's maps say about b crops, in pixels of the crops; on the CPU."""
+    """What the gaze's maps say about b crops, in pixels of the crops; double precision, on the CPU."""
 
     visible: Tensor
     """b×n probability that each cell shows the object."""
@@ -183,28 +186,30 @@ class GazeViews:
     xyz_std: Tensor
     """b×n, object radii."""
     center_px: Tensor
+    """b×2."""
     center_log_depth: Tensor
+    """b, relative to the crop's reference depth."""
     keypoints_px: Tensor
     """b×k×2."""
     keypoints_covariance: Tensor
-    visibility: Tensor
-    """b: how surely the object is there at all: the mean probability of the cells that show it."""
+    """b×k×2×2."""
+    certainty: Tensor
+    """b: mean probability of the cells that show the object, each counted by that probability."""
 
 
 def decode_gaze(maps: dict[str, Tensor]) -> GazeViews:
     """Turn maps into points by voting."""
+    maps = {name: value.double() for name, value in maps.items()}
     visible = torch.sigmoid(maps["visible_logits"][:, 0])
     height, width = visible.shape[-2:]
     cells = pixel_grid(height, width, STRIDE).to(visible).flatten(0, 1)
     weight = visible.flatten(1)
-    weight = weight * (weight > 0.3)
     offsets = torch.cat([maps["center_offset"], maps["keypoint_offset"]], 1).unflatten(1, (-1, 2))
     votes = cells[:, None] + offsets.flatten(3).permute(0, 3, 1, 2)  # b×n×(1+k)×2
     std = torch.cat([maps["center_log_std"], maps["keypoint_log_std"]], 1).exp().flatten(2).mT
     points = aggregate_votes(votes, std, weight)
-    total = weight.sum(1).clamp(min=1e-6)
     center_weight = weight / std[..., 0].square()
-    log_depth = (maps["center_log_depth"].flatten(1) * center_weight).sum(1) / center_weight.sum(1).clamp(min=1e-6)
+    log_depth = (maps["center_log_depth"].flatten(1) * center_weight).sum(1) / center_weight.sum(1).clamp(min=1e-9)
     return GazeViews(
         visible=weight.cpu(),
         cells_px=cells.cpu(),
@@ -214,28 +219,25 @@ def decode_gaze(maps: dict[str, Tensor]) -> GazeViews:
         center_log_depth=log_depth.cpu(),
         keypoints_px=points.mean[:, 1:].cpu(),
         keypoints_covariance=points.covariance[:, 1:].cpu(),
-        visibility=(weight.square().sum(1) / total).cpu(),
+        certainty=(weight.square().sum(1) / weight.sum(1).clamp(min=1e-9)).cpu(),
     )
 
 
-def solve_view(views: GazeViews, i: int, model: ObjectModel, K: Tensor, correspondences: str) -> PnPResult:
-    """PnP for crop i from voted keypoints or from the cells' object coordinates."""
-    if correspondences == "keypoints":
-        xyz = torch.from_numpy(model.keypoints_m).float()
-        return solve_pnp(
-            views.keypoints_px[i], xyz, K, covariance_uv=views.keypoints_covariance[i], threshold_px=6.0
-        )
+def solve_from_keypoints(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> PnPResult:
+    """Solve crop i's pose from its voted keypoints, each as sure as its votes agree."""
+    keypoints = torch.from_numpy(model.keypoints_m)
+    covariance = views.keypoints_covariance[i]
+    return solve_pnp(views.keypoints_px[i], keypoints, K, covariance_uv=covariance, threshold_px=6.0)
+
+
+def solve_from_coordinates(views: GazeViews, i: int, model: ObjectModel, K: Tensor, depth_m: float) -> PnPResult:
+    """Solve crop i's pose from the object coordinate of every cell that shows the object."""
+    shows = views.visible[i] > 0.5
     radius_m = model.diameter_m / 2
-    keep = views.visible[i] > 0.5
-    # A coordinate's error shows in the image as so many pixels at the object's distance, which is the nominal one.
-    zoom_px = float(K[:2, :2].det().abs().sqrt()) * radius_m
-    std_px = views.xyz_std[i, keep] * zoom_px / _nominal_depth_m(views, i, model, K)
-    covariance = (std_px.square() + 0.5)[:, None, None] * torch.eye(2)
+    # An error of a coordinate is an error in the image of this many pixels per radius, at the object's distance.
+    px_per_radius = focal_px(K.numpy()) * radius_m / depth_m
+    variance_px = (views.xyz_std[i, shows] * px_per_radius).square() + 0.25
+    covariance = variance_px[:, None, None] * torch.eye(2, dtype=torch.float64)
     return solve_pnp(
-        views.cells_px[keep], views.xyz[i, keep] * radius_m, K, covariance_uv=covariance, threshold_px=4.0
+        views.cells_px[shows], views.xyz[i, shows] * radius_m, K, covariance_uv=covariance, threshold_px=4.0
     )
-
-
-def _nominal_depth_m(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> float:
-    """Distance at which the object has the crop's nominal size (its pad cancels out of weights)."""
-    return float(K[:2, :2].det().abs().sqrt()) * model.diameter_m * 1.4 / 128
