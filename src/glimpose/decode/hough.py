@@ -6,7 +6,8 @@ land anywhere, however far from its cell. A vote agrees with a point by
     agreement = 1 / (1 + (distance / 3 std)^4),
 
 which is flat for honest votes, 1/2 at three standard deviations, and falls fast enough that outliers add next to
-nothing to means and covariances. Everything is differentiable except for the choice of peaks and of the cells each peak owns.
+nothing to means and covariances. Everything is differentiable except for the choice of peaks and of the cells that
+each peak owns.
 """
 
 import math
