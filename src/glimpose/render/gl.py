@@ -7,22 +7,28 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import cv2
 import numpy as np
 from jaxtyping import Float
 
-from glimpose.render.mesh import Mesh
+from glimpose.render.mesh import Mesh, is_closed, neighbours_together
 from glimpose.render.scene import Buffers, Instance, check_scene
 
 MAX_FRAMEBUFFERS = 8
 """Image sizes whose framebuffers are kept."""
 
+_process_with_gl: int | None = None
+"""The process in which OpenGL was first used; inherited by a fork, in which it would hang."""
+
+# Depth is an interpolated z, for the depth buffer's is neither linear nor fine enough. Few outputs and few varyings
+# make the software rasteriser quick, so object coordinates are computed from depth after reading back.
 _VERTEX_SHADER = """
 #version 330
 uniform mat4 clip_T_obj;
 uniform mat4 cam_T_obj;
 in vec3 in_xyz;
 in vec3 in_normal;
-out vec3 xyz;
+out float depth;
 out vec3 normal;
 #ifdef TEXTURED
 in vec2 in_uv;
@@ -32,24 +38,21 @@ in vec3 in_color;
 out vec3 color;
 #endif
 void main() {
-    xyz = in_xyz;
+    vec4 xyz = vec4(in_xyz, 1.0);
+    gl_Position = clip_T_obj * xyz;
+    depth = (cam_T_obj * xyz).z;
     normal = mat3(cam_T_obj) * in_normal;
 #ifdef TEXTURED
     uv = in_uv;
 #else
     color = in_color;
 #endif
-    gl_Position = clip_T_obj * vec4(in_xyz, 1.0);
 }
 """
-
-# Depth is z of the interpolated point, for the depth buffer's is neither linear nor fine enough. Thin shells are seen
-# from both sides, so the normal turns towards the camera instead of being culled.
 _FRAGMENT_SHADER = """
 #version 330
-uniform mat4 cam_T_obj;
 uniform float label;
-in vec3 xyz;
+in float depth;
 in vec3 normal;
 #ifdef TEXTURED
 uniform sampler2D albedo;
@@ -58,17 +61,13 @@ in vec2 uv;
 in vec3 color;
 #endif
 layout(location = 0) out vec4 out_albedo_label;
-layout(location = 1) out vec4 out_normal;
-layout(location = 2) out vec4 out_xyz_depth;
+layout(location = 1) out vec4 out_normal_depth;
 void main() {
-    vec3 xyz_cam = (cam_T_obj * vec4(xyz, 1.0)).xyz;
-    vec3 facing = normalize(dot(normal, xyz_cam) > 0.0 ? -normal : normal);
 #ifdef TEXTURED
     vec3 color = texture(albedo, uv).rgb;
 #endif
     out_albedo_label = vec4(color, label);
-    out_normal = vec4(facing, 0.0);
-    out_xyz_depth = vec4(xyz, xyz_cam.z);
+    out_normal_depth = vec4(normalize(gl_FrontFacing ? normal : -normal), depth);
 }
 """
 
@@ -84,6 +83,9 @@ class _Drawable:
     program: Any
     vertex_array: Any
     texture: Any
+    radius_m: float
+    """Of the vertices around the object's origin."""
+    is_closed: bool
 
 
 class GlRenderer:
@@ -94,7 +96,6 @@ class GlRenderer:
     def __init__(self) -> None:
         self.context = _open_context()
         self.device = self.context.info["GL_RENDERER"]
-        self._pid = os.getpid()
         self._programs: dict[bool, Any] = {}
         self._drawables: WeakKeyDictionary[Mesh, _Drawable] = WeakKeyDictionary()
         self._framebuffers: OrderedDict[tuple[int, int], Any] = OrderedDict()
@@ -116,25 +117,28 @@ class GlRenderer:
     ) -> Buffers:
         """Draw the instances with mutual occlusion; of equally deep surfaces the one given first is seen."""
         check_scene(instances, K, near_m, far_m)
+        _check_process()
         with self.context:
             self.context.gc()
             framebuffer = self._framebuffer(height, width)
             framebuffer.use()
-            self.context.enable_only(self.context.DEPTH_TEST)
             framebuffer.clear()
+            # Images are drawn upside down, and K may mirror them once more.
+            self.context.front_face = "cw" if np.linalg.det(K[:2, :2]) > 0 else "ccw"
             clip_T_cam = _projection(K, height, width, near_m, far_m)
             # Nearest first: what they hide needs no shading.
             for i in sorted(range(len(instances)), key=lambda i: instances[i].cam_T_obj[2, 3]):
-                self._draw(instances[i], clip_T_cam, label=i + 1)
+                self._draw(instances[i], clip_T_cam, near_m, label=i + 1)
             albedo_label = self._read(framebuffer, 0, "f1", np.uint8)
-            normal = self._read(framebuffer, 1, "f2", np.float16)
-            xyz_depth = self._read(framebuffer, 2, "f4", np.float32)
+            normal_depth = self._read(framebuffer, 1, "f4", np.float32)
+        depth = cv2.extractChannel(normal_depth, 3)
+        mask = cv2.extractChannel(albedo_label, 3)
         return Buffers(
-            albedo=np.ascontiguousarray(albedo_label[..., :3]),
-            normal=normal[..., :3].astype(np.float32),
-            depth=np.ascontiguousarray(xyz_depth[..., 3]),
-            mask=np.ascontiguousarray(albedo_label[..., 3]),
-            xyz=np.ascontiguousarray(xyz_depth[..., :3]),
+            albedo=cv2.cvtColor(albedo_label, cv2.COLOR_RGBA2RGB),
+            normal=cv2.cvtColor(normal_depth, cv2.COLOR_RGBA2RGB),
+            depth=depth,
+            mask=mask,
+            xyz=_object_coordinates(depth, mask, instances, K),
         )
 
     def close(self) -> None:
@@ -144,7 +148,7 @@ class GlRenderer:
         self._programs.clear()
         self.context.release()
 
-    def _draw(self, instance: Instance, clip_T_cam: np.ndarray, label: int) -> None:
+    def _draw(self, instance: Instance, clip_T_cam: np.ndarray, near_m: float, label: int) -> None:
         drawable = self._drawables.get(instance.mesh)
         if drawable is None:
             drawable = self._drawables[instance.mesh] = self._upload(instance.mesh)
@@ -154,33 +158,42 @@ class GlRenderer:
         program["label"].value = label / 255
         if drawable.texture is not None:
             drawable.texture.use(0)
+        # Half of the faces of a solid needn't be drawn, unless the near plane may open it.
+        is_whole = instance.cam_T_obj[2, 3] - drawable.radius_m > near_m
+        culling = self.context.CULL_FACE if drawable.is_closed and is_whole else 0
+        self.context.enable_only(self.context.DEPTH_TEST | culling)
         drawable.vertex_array.render()
 
     def _upload(self, mesh: Mesh) -> _Drawable:
         context = self.context
-        is_textured = mesh.texture is not None and mesh.uv is not None
-        program = self._programs[is_textured]
-        buffers = [
+        program = self._programs[mesh.is_textured]
+        attributes = [
             (context.buffer(mesh.vertices.tobytes()), "3f4", "in_xyz"),
             (context.buffer(mesh.normals.tobytes()), "3f4", "in_normal"),
         ]
         texture = None
-        if is_textured:
-            buffers.append((context.buffer(mesh.uv.tobytes()), "2f4", "in_uv"))
+        if mesh.uv is not None and mesh.texture is not None:
+            attributes.append((context.buffer(mesh.uv.tobytes()), "2f4", "in_uv"))
             # GL's first row is the lowest.
             rows, columns = mesh.texture.shape[:2]
             texture = context.texture((columns, rows), 3, mesh.texture[::-1].tobytes(), alignment=1)
         else:
-            buffers.append((context.buffer(mesh.colors.tobytes()), "3f1", "in_color"))
-        index = context.buffer(mesh.faces.tobytes())
-        return _Drawable(program, context.vertex_array(program, buffers, index), texture)
+            attributes.append((context.buffer(mesh.colors.tobytes()), "3f1", "in_color"))
+        index = context.buffer(mesh.faces[neighbours_together(mesh)].tobytes())
+        return _Drawable(
+            program=program,
+            vertex_array=context.vertex_array(program, attributes, index),
+            texture=texture,
+            radius_m=float(np.linalg.norm(mesh.vertices, axis=1).max()),
+            is_closed=is_closed(mesh),
+        )
 
     def _framebuffer(self, height: int, width: int) -> Any:
         size = (width, height)
         if size not in self._framebuffers:
             while len(self._framebuffers) >= MAX_FRAMEBUFFERS:
                 self._framebuffers.popitem(last=False)
-            attachments = [self.context.renderbuffer(size, 4, dtype=dtype) for dtype in ("f1", "f2", "f4")]
+            attachments = [self.context.renderbuffer(size, 4, dtype=dtype) for dtype in ("f1", "f4")]
             depth = self.context.depth_renderbuffer(size)
             self._framebuffers[size] = self.context.framebuffer(attachments, depth)
         self._framebuffers.move_to_end(size)
@@ -194,11 +207,22 @@ class GlRenderer:
         return pixels
 
 
+def _check_process() -> None:
+    global _process_with_gl
+    _process_with_gl = _process_with_gl or os.getpid()
+    if _process_with_gl != os.getpid():
+        raise RuntimeError(
+            f"render: process {os.getpid()} was forked from process {_process_with_gl}, which had used OpenGL; its "
+            "drivers hang after a fork. Start workers with multiprocessing_context='spawn', or open renderers only there"
+        )
+
+
 def _open_context() -> Any:
+    _check_process()
     try:
         import moderngl
 
-        context = moderngl.create_context(standalone=True, require=330, backend="egl")
+        context = moderngl.create_context(standalone=True, require=330, backend="egl")  # type: ignore[arg-type]
     except Exception as error:  # moderngl and its loader raise Exception itself
         raise GlUnavailableError(
             f"no OpenGL 3.3 through EGL ({error}); on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri"
@@ -215,6 +239,25 @@ def _projection(K: np.ndarray, height: int, width: int, near_m: float, far_m: fl
     clip_T_cam[[0, 1, 3], :3] = ndc_A_img @ K
     clip_T_cam[2, 2:] = (far_m + near_m) / (far_m - near_m), -2 * far_m * near_m / (far_m - near_m)
     return clip_T_cam
+
+
+def _object_coordinates(
+    depth: np.ndarray, mask: np.ndarray, instances: Sequence[Instance], K: np.ndarray
+) -> Float[np.ndarray, "h w 3"]:
+    """Take each pixel from the image through depth and camera to the frame of the object seen there."""
+    xyz = np.zeros((*mask.shape, 3), np.float32)
+    u, v = np.arange(mask.shape[1], dtype=np.float32), np.arange(mask.shape[0], dtype=np.float32)
+    scaled_uv = cv2.merge([u * depth, v[:, None] * depth, depth])
+    img_T_cam = np.eye(4)
+    img_T_cam[:3, :3] = K
+    for i, instance in enumerate(instances):
+        is_seen = cv2.inRange(mask, i + 1, i + 1)  # type: ignore[call-overload]
+        left, top, width, height = cv2.boundingRect(is_seen)
+        if width > 0:
+            box = np.s_[top : top + height, left : left + width]
+            obj_T_img = np.linalg.inv(img_T_cam @ instance.cam_T_obj)
+            cv2.copyTo(cv2.transform(scaled_uv[box], obj_T_img[:3]), is_seen[box], xyz[box])
+    return xyz
 
 
 def _column_major(matrix: np.ndarray) -> bytes:

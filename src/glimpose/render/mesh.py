@@ -1,6 +1,7 @@
 """Triangle meshes in metres: reading, primitives, size and simplification."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import cv2
 import numpy as np
 import trimesh
 from jaxtyping import Float, Int, UInt8
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from scipy.spatial import ConvexHull, QhullError, cKDTree
 from scipy.spatial.distance import cdist
 
@@ -28,14 +31,19 @@ class Mesh:
     vertices: Float[np.ndarray, "v 3"]
     """float32, metres."""
     faces: Int[np.ndarray, "f 3"]
-    """int32."""
+    """int32; counter-clockwise from the side that the normals point to, which tells front from back."""
     normals: Float[np.ndarray, "v 3"]
     """float32, unit length."""
     colors: UInt8[np.ndarray, "v 3"]
     uv: Float[np.ndarray, "v 2"] | None = None
     """Texture coordinates: (0, 0) is the texture's lower left corner, (1, 1) its upper right one; it repeats beyond."""
     texture: UInt8[np.ndarray, "h w 3"] | None = None
-    """Replaces the colours where given; sampled bilinearly."""
+    """Replaces the colours where both are given; sampled bilinearly."""
+
+    @property
+    def is_textured(self) -> bool:
+        """Whether it shows a texture rather than its colours."""
+        return self.uv is not None and self.texture is not None
 
 
 def load_mesh(path: Path, scale_to_m: float = 1e-3) -> Mesh:
@@ -47,6 +55,7 @@ def load_mesh(path: Path, scale_to_m: float = 1e-3) -> Mesh:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such mesh file")
+    source: Any
     try:
         source = trimesh.load(path, process=False, force="mesh")
     except Exception as error:  # trimesh's readers raise whatever their parsing meets
@@ -58,14 +67,8 @@ def load_mesh(path: Path, scale_to_m: float = 1e-3) -> Mesh:
     if not np.isfinite(source.vertices).all() or source.faces.min() < 0 or source.faces.max() >= len(source.vertices):
         raise ValueError(f"{path}: has vertices that aren't finite, or faces that refer to missing vertices")
     colors, uv, texture = _appearance(source)
-    mesh = _mesh(
-        np.asarray(source.vertices) * scale_to_m,
-        np.asarray(source.faces),
-        np.asarray(source.vertex_normals),
-        colors,
-        uv,
-        texture,
-    )
+    vertices, normals = np.asarray(source.vertices) * scale_to_m, np.asarray(source.vertex_normals)
+    mesh = _mesh(vertices, _wind(vertices, np.asarray(source.faces), normals), normals, colors, uv, texture)
     size_m = diameter_m(mesh)
     if not PLAUSIBLE_DIAMETER_M[0] <= size_m <= PLAUSIBLE_DIAMETER_M[1]:
         logger.warning(
@@ -112,10 +115,8 @@ def cylinder_mesh(radius: float, height: float, segments: int = 32) -> Mesh:
 def diameter_m(mesh: Mesh) -> float:
     """Return the largest distance between two vertices, exactly; both lie on the convex hull."""
     points = mesh.vertices.astype(np.float64)
-    try:
+    with suppress(QhullError):  # flat, or fewer than four vertices
         points = points[ConvexHull(points).vertices]
-    except QhullError:  # flat, or fewer than four vertices
-        pass
     return max(float(cdist(points[i : i + 1024], points).max()) for i in range(0, len(points), 1024))
 
 
@@ -130,12 +131,39 @@ def simplify(mesh: Mesh, num_faces: int) -> Mesh:
         return mesh
     import fast_simplification
 
-    # Vertices split for their normals or texture coordinates would open cracks when their edges collapse.
-    merged, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
-    vertices, faces = fast_simplification.simplify(merged, index.reshape(-1)[mesh.faces], target_count=num_faces)
+    vertices, faces = fast_simplification.simplify(*_weld(mesh), target_count=num_faces)
     nearest = cKDTree(mesh.vertices).query(vertices)[1]
     normals = trimesh.Trimesh(vertices, faces, process=False).vertex_normals
     return _mesh(vertices, faces, normals, vertex_colors(mesh)[nearest])
+
+
+def is_closed(mesh: Mesh) -> bool:
+    """Tell whether the mesh bounds solid bodies, so that from outside nobody ever sees a face from behind.
+
+    That is so when every edge is walked as often one way as the other, and no connected part is inside out.
+    """
+    vertices, faces = _weld(mesh)
+    starts, ends = faces.astype(np.int64), np.roll(faces, -1, axis=1).astype(np.int64)
+    forth, back = (np.sort((a * len(vertices) + b)[starts != ends]) for a, b in ((starts, ends), (ends, starts)))
+    if not np.array_equal(forth, back):
+        return False
+    edges = coo_array((np.ones(starts.size, bool), (starts.ravel(), ends.ravel())), shape=(len(vertices),) * 2)
+    part = connected_components(edges, directed=False)[1][faces[:, 0]]
+    a, b, c = (vertices[faces[:, i]].astype(np.float64) for i in range(3))
+    volumes = np.bincount(part, weights=(np.cross(a, b) * c).sum(1))
+    return bool((volumes[np.unique(part)] > 0).all())
+
+
+def neighbours_together(mesh: Mesh) -> Int[np.ndarray, " f"]:
+    """Order faces along a space-filling (Morton) curve: rasterisers reuse the vertices that they saw last."""
+    centre = mesh.vertices[mesh.faces].mean(1)
+    centre = centre - centre.min(0)
+    cell = (centre * (1023 / max(float(centre.max()), 1e-9))).astype(np.int64)
+    code = np.zeros(len(cell), np.int64)
+    for bit in range(10):
+        for axis in range(3):
+            code |= ((cell[:, axis] >> bit) & 1) << (3 * bit + axis)
+    return np.argsort(code, kind="stable")
 
 
 def vertex_colors(mesh: Mesh) -> UInt8[np.ndarray, "v 3"]:
@@ -146,6 +174,19 @@ def vertex_colors(mesh: Mesh) -> UInt8[np.ndarray, "v 3"]:
     column = np.floor(mesh.uv[:, 0] * width).astype(int) % width
     row = np.floor((1 - mesh.uv[:, 1]) * height).astype(int) % height
     return mesh.texture[row, column]
+
+
+def _weld(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces without the splits that normals and texture coordinates need."""
+    vertices, index = np.unique(mesh.vertices, axis=0, return_inverse=True)
+    return vertices, index.reshape(-1)[mesh.faces]
+
+
+def _wind(vertices: np.ndarray, faces: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Turn the faces that are clockwise as seen from where their normals point."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    is_clockwise = (np.cross(b - a, c - a) * normals[faces].sum(1)).sum(1) < 0
+    return np.where(is_clockwise[:, None], faces[:, ::-1], faces)
 
 
 def _mesh(

@@ -67,7 +67,9 @@ class Renderer(Protocol):
 def check_scene(instances: Sequence[Instance], K: Float[np.ndarray, "3 3"], near_m: float, far_m: float) -> None:
     """Raise ValueError for what no renderer can draw."""
     if len(instances) > MAX_INSTANCES:
-        raise ValueError(f"render: {len(instances)} instances, but a uint8 mask tells {MAX_INSTANCES} apart; split them")
+        raise ValueError(
+            f"render: {len(instances)} instances, but a mask tells {MAX_INSTANCES} apart; draw fewer at a time"
+        )
     if not (np.isfinite(K).all() and np.array_equal(K[2], [0, 0, 1])):
         raise ValueError(f"render: the last row of K is {K[2]}, expected [0, 0, 1] and finite numbers; normalise K")
     if not 0 < near_m < far_m:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import cv2
 import numpy as np
 from jaxtyping import Float
 
@@ -60,69 +61,82 @@ def shade(
     only highlights notice; near lamps need it.
     """
     rgb = np.zeros((*buffers.mask.shape, 3), np.float32)
-    seen = np.flatnonzero(buffers.mask)
-    if seen.size == 0:
+    left, top, width, height = cv2.boundingRect(buffers.mask)
+    if width == 0:
         return rgb
-    label = buffers.mask.reshape(-1)[seen]
-    materials = [Material()] * int(label.max()) if materials is None else materials
-    if label.max() > len(materials):
-        raise ValueError(f"shade: {len(materials)} materials, but the mask holds instance {label.max()}")
-    normal = buffers.normal.reshape(-1, 3)[seen]
-    albedo = buffers.albedo.reshape(-1, 3)[seen] * _per_label([m.gain / 255 for m in materials])[label]
-    specular = _per_label([m.specular for m in materials])[label]
-    shininess = _per_label([m.shininess for m in materials])[label]
+    box = np.s_[top : top + height, left : left + width]
+    # In the background albedo and normal are zero, and so becomes the colour.
+    mask, normal = buffers.mask[box], buffers.normal[box]
+    num_instances = int(mask.max())
+    materials = [Material()] * num_instances if materials is None else materials
+    if num_instances > len(materials):
+        raise ValueError(f"shade: {len(materials)} materials, but the mask holds instance {num_instances}")
+    points = None if K is None else _unproject(buffers.depth[box], K, left, top)
+    centre = None if points is None else points[mask > 0].mean(0)
+    to_viewer = np.array([0, 0, -1], np.float32) if points is None else -_unit(points)
     is_glossy = any(m.specular > 0 for m in materials)
-    xyz_cam = None if K is None else _unproject(buffers.depth, seen, K)
-    to_viewer = np.array([0, 0, -1], np.float32) if xyz_cam is None else -_unit(xyz_cam)
+    if is_glossy:
+        facing_viewer = _dot(normal, to_viewer)
+        specular, shininess = (
+            _look_up([getattr(m, name) for m in materials], mask) for name in ("specular", "shininess")
+        )
 
     # Ambient light is linear in the normal: half ground and half sky, tilted by how much the surface looks up.
-    tilt = np.outer(_unit(lighting.up), lighting.sky - lighting.ground) / 2
-    diffuse = normal @ tilt.astype(np.float32) + ((lighting.sky + lighting.ground) / 2).astype(np.float32)
-    highlights = np.zeros_like(albedo) if is_glossy else None
+    tilt = np.outer(lighting.sky - lighting.ground, _unit(lighting.up)) / 2
+    received: np.ndarray = cv2.transform(normal, np.column_stack([tilt, (lighting.sky + lighting.ground) / 2]))
+    reflected = np.zeros_like(received)
     for light in lighting.lights:
-        color = light.color.astype(np.float32)
-        to_light, falloff = _incidence(light, xyz_cam)
-        lambert = np.maximum(_dot(normal, to_light), 0) * falloff
-        diffuse += lambert[:, None] * color
-        if highlights is not None:
-            halfway = _unit(to_light + to_viewer)
-            cosine = np.maximum(_dot(normal, halfway), 1e-6)
+        to_light, falloff = _incidence(light, points, centre)
+        facing_light = _dot(normal, to_light)
+        lambert = np.maximum(facing_light, 0) * falloff
+        received += lambert[..., None] * light.color.astype(np.float32)
+        if is_glossy:
+            # Of the halfway vector (l + v) / |l + v| between lamp and viewer only the angle to the normal counts.
+            halfway_length = np.sqrt(np.maximum(2 + 2 * _dot(to_viewer, to_light), 1e-6))
+            cosine = np.maximum((facing_light + facing_viewer) / halfway_length, 1e-6)
             # A highlight fades where the surface turns away from the lamp.
-            gloss = specular * np.exp(shininess * np.log(cosine)) * np.minimum(8 * lambert, falloff)
-            highlights += gloss[:, None] * color
-    albedo *= diffuse
-    if highlights is not None:
-        albedo += highlights
-    rgb.reshape(-1, 3)[seen] = np.clip(albedo, 0, 1, out=albedo)
+            highlight = specular * np.exp(shininess * np.log(cosine)) * np.minimum(8 * lambert, falloff)
+            reflected += highlight[..., None] * light.color.astype(np.float32)
+    received *= buffers.albedo[box]
+    received *= _look_up([m.gain / 255 for m in materials], mask)
+    received += reflected
+    np.clip(received, 0, 1, out=rgb[box])
     return rgb
 
 
-def _per_label(values: Sequence) -> np.ndarray:
-    """Table that the values of an instance map look up."""
-    return np.array([np.zeros_like(values[0]), *values], dtype=np.float32)
+def _look_up(values: Sequence, mask: np.ndarray) -> np.ndarray:
+    """Spread values per instance over pixels."""
+    return np.array([np.zeros_like(values[0]), *values], dtype=np.float32).take(mask, axis=0)
 
 
-def _incidence(light: Light, xyz_cam: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | np.float32]:
+def _incidence(
+    light: Light, points: np.ndarray | None, centre: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | np.float32]:
     """Direction to the light, unit length, and its strength; per point for near lamps."""
     if light.position is None:
         return _unit(light.direction).astype(np.float32), np.float32(1)
-    if xyz_cam is None:
+    if points is None:
         raise ValueError("shade: a light with a position needs the points it shines on; pass K")
-    to_light = light.position.astype(np.float32) - xyz_cam
+    to_light = light.position.astype(np.float32) - points
     squared = np.maximum(_dot(to_light, to_light), 1e-8)
-    reference = np.square(light.position - xyz_cam.mean(0)).sum()
-    return to_light / np.sqrt(squared)[:, None], (reference / squared).astype(np.float32)
+    reference = np.square(light.position - centre).sum()
+    return to_light / np.sqrt(squared)[..., None], (reference / squared).astype(np.float32)
 
 
-def _unproject(depth: np.ndarray, seen: np.ndarray, K: np.ndarray) -> np.ndarray:
-    row, column = np.divmod(seen, depth.shape[1])
-    rays = np.stack([column, row, np.ones_like(row)], axis=1).astype(np.float32) @ np.linalg.inv(K).T.astype(np.float32)
-    return rays * depth.reshape(-1)[seen, None]
+def _unproject(depth: np.ndarray, K: np.ndarray, left: int, top: int) -> np.ndarray:
+    """Points in the camera frame; on the background those at one metre."""
+    z = np.where(depth > 0, depth, np.float32(1))
+    u = np.arange(left, left + depth.shape[1], dtype=np.float32)
+    v = np.arange(top, top + depth.shape[0], dtype=np.float32)
+    return cv2.transform(cv2.merge([u * z, v[:, None] * z, z]), np.linalg.inv(K))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return a @ b if b.ndim == 1 else np.einsum("ni,ni->n", a, b)
+    """Scalar products of vectors or images of vectors."""
+    if b.ndim < a.ndim:
+        return a @ b
+    return b @ a if a.ndim < b.ndim else np.einsum("...i,...i->...", a, b)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector, axis=-1, keepdims=True)
+    return vector / np.sqrt(_dot(vector, vector))[..., None]
