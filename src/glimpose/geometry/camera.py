@@ -52,9 +52,10 @@ def resize_affine(
 
 
 def _affine(linear: Tensor, shift: Tensor) -> Tensor:
-    linear = linear.expand(*torch.broadcast_shapes(linear.shape[:-2], shift.shape[:-1]), 2, 2)
-    top = torch.cat([linear, shift.expand(linear.shape[:-1])[..., None]], -1)
-    return torch.cat([top, top.new_tensor([0, 0, 1]).expand(*top.shape[:-2], 1, 3)], -2)
+    shift, _ = torch.broadcast_tensors(shift, linear[..., 0])
+    top = torch.cat([linear.expand(*shift.shape, 2), shift[..., None]], -1)
+    bottom = top.new_tensor([0, 0, 1]).expand_as(top[..., :1, :])
+    return torch.cat([top, bottom], -2)
 
 
 def apply_affine(A: Float[Tensor, "*#b 3 3"], uv: Float[Tensor, "*#b n 2"]) -> Float[Tensor, "*b n 2"]:

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize, pad
 
 def make_transform(R: Float[Tensor, "*#b 3 3"], t: Float[Tensor, "*#b 3"]) -> Float[Tensor, "*b 4 4"]:
     """Put a rotation and a translation into one 4×4 matrix."""
-    batch = torch.broadcast_shapes(R.shape[:-2], t.shape[:-1])
-    top = torch.cat([R.expand(*batch, 3, 3), t.expand(*batch, 3)[..., None]], -1)
-    bottom = top.new_tensor([0, 0, 0, 1]).expand(*batch, 1, 4)
+    t, _ = torch.broadcast_tensors(t, R[..., 0])
+    top = torch.cat([R.expand(*t.shape, 3), t[..., None]], -1)
+    bottom = top.new_tensor([0, 0, 0, 1]).expand_as(top[..., :1, :])
     return torch.cat([top, bottom], -2)
 
 
@@ -30,9 +30,7 @@ def transform_points(T: Float[Tensor, "*#b 4 4"], xyz: Float[Tensor, "*#b n 3"])
 
 def hat(w: Float[Tensor, "*b 3"]) -> Float[Tensor, "*b 3 3"]:
     """Matrix of the cross product: ``hat(w) @ x = w × x``."""
-    x, y, z = w.unbind(-1)
-    zero = torch.zeros_like(x)
-    return torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], -1).unflatten(-1, (3, 3))
+    return torch.linalg.cross(torch.eye(3, dtype=w.dtype, device=w.device).expand(*w.shape, 3), w[..., None, :])
 
 
 def adjoint(T: Float[Tensor, "*b 4 4"]) -> Float[Tensor, "*b 6 6"]:
@@ -66,8 +64,8 @@ def so3_log(R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 3"]:
 def _quaternion(R: Tensor) -> Tensor:
     """Unit quaternion, w first, of either sign.
 
-    The matrix of its products, 4·q·qᵀ, is linear in R. Each row is a multiple of q, and the one with the largest entry on
-    the diagonal is at least 2 long, so nothing is ever divided by something small.
+    The matrix of its products, 4·q·qᵀ, is linear in R. Each row is a multiple of q, and the one with the largest entry
+    on the diagonal is at least 2 long, so nothing is ever divided by something small.
     """
     (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = (row.unbind(-1) for row in R.unbind(-2))
     products = torch.stack(
