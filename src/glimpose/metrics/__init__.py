@@ -1,0 +1,1 @@
+"""How good poses are: errors of single poses, and which objects count as found."""
