@@ -213,7 +213,7 @@ def _check_process() -> None:
     if _process_with_gl != os.getpid():
         raise RuntimeError(
             f"render: process {os.getpid()} was forked from process {_process_with_gl}, which had used OpenGL; its "
-            "drivers hang after a fork. Start workers with multiprocessing_context='spawn', or open renderers only there"
+            "drivers hang after a fork. Start workers with multiprocessing_context='spawn', or render only in them"
         )
 
 
@@ -251,7 +251,7 @@ def _object_coordinates(
     img_T_cam = np.eye(4)
     img_T_cam[:3, :3] = K
     for i, instance in enumerate(instances):
-        is_seen = cv2.inRange(mask, i + 1, i + 1)  # type: ignore[call-overload]
+        is_seen = cv2.inRange(mask, i + 1, i + 1)
         left, top, width, height = cv2.boundingRect(is_seen)
         if width > 0:
             box = np.s_[top : top + height, left : left + width]

@@ -1,6 +1,7 @@
 """Triangle meshes in metres: reading, primitives, size and simplification."""
 
 import logging
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,17 +57,20 @@ def load_mesh(path: Path, scale_to_m: float = 1e-3) -> Mesh:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such mesh file")
     source: Any
+    num_faces = _check_ply_header(path) if path.suffix.lower() == ".ply" else 1
     try:
         source = trimesh.load(path, process=False, force="mesh")
     except Exception as error:  # trimesh's readers raise whatever their parsing meets
         raise ValueError(f"{path}: not readable as a mesh ({type(error).__name__}: {error})") from error
-    if not isinstance(source, trimesh.Trimesh) or len(source.faces) == 0:
+    if len(getattr(source, "faces", ())) == 0:
         raise ValueError(f"{path}: has no faces, expected a triangle mesh")
+    if len(source.faces) < num_faces:
+        raise ValueError(f"{path}: has {len(source.faces)} of the {num_faces} faces its header announces; truncated?")
     if source.visual.kind == "face":
         source.unmerge_vertices()
     if not np.isfinite(source.vertices).all() or source.faces.min() < 0 or source.faces.max() >= len(source.vertices):
         raise ValueError(f"{path}: has vertices that aren't finite, or faces that refer to missing vertices")
-    colors, uv, texture = _appearance(source)
+    colors, uv, texture = _appearance(source, path)
     vertices, normals = np.asarray(source.vertices) * scale_to_m, np.asarray(source.vertex_normals)
     mesh = _mesh(vertices, _wind(vertices, np.asarray(source.faces), normals), normals, colors, uv, texture)
     size_m = diameter_m(mesh)
@@ -212,7 +216,18 @@ def _mesh(
     )
 
 
-def _appearance(source: Any) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
+def _check_ply_header(path: Path) -> int:
+    """Return the number of faces announced; raise FileNotFoundError when the texture named isn't there."""
+    with path.open("rb") as file:
+        header = file.read(1 << 16).partition(b"end_header")[0].decode(errors="replace")
+    texture = re.search(r"^comment TextureFile\s+(.+?)\s*$", header, re.MULTILINE)
+    if texture and not (path.parent / texture[1]).is_file():
+        raise FileNotFoundError(f"{path}: names the texture {texture[1]}, which isn't beside it")
+    faces = re.search(r"^element face (\d+)\s*$", header, re.MULTILINE)
+    return int(faces[1]) if faces else 0
+
+
+def _appearance(source: Any, path: Path) -> tuple[np.ndarray | None, np.ndarray | None, np.ndarray | None]:
     """Colours, texture coordinates and texture of a trimesh mesh, as far as it has them."""
     visual = source.visual
     if visual.kind in ("vertex", "face"):
@@ -222,6 +237,8 @@ def _appearance(source: Any) -> tuple[np.ndarray | None, np.ndarray | None, np.n
     material = visual.material
     image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     if visual.uv is None or image is None:
+        if visual.uv is not None:
+            logger.warning("%s: has texture coordinates, but no texture that can be read; drawn in one colour", path)
         return np.tile(np.asarray(material.main_color)[:3], (len(source.vertices), 1)), None, None
     texture = np.asarray(image.convert("RGB"))
     reduction = MAX_TEXTURE_PX / max(texture.shape[:2])

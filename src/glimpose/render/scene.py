@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -39,6 +39,7 @@ class Buffers:
     """The surface point in the frame of the object seen there."""
 
 
+@runtime_checkable
 class Renderer(Protocol):
     """Draws instances as a pinhole camera sees them."""
 
