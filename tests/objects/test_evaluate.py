@@ -197,6 +197,13 @@ def test_an_object_without_a_mesh_is_named(tmp_path: Path) -> None:
         score(truth(), root, tmp_path)
 
 
+def test_an_unlabelled_split_is_refused(tmp_path: Path) -> None:
+    root = make_dataset(tmp_path, with_depth=False)
+    (root / "val" / "000002" / "scene_gt.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"000002: no scene_gt\.json to compare with"):
+        score(truth(), root, tmp_path)
+
+
 @pytest.mark.data
 @pytest.mark.parametrize("method", ["megapose-cnos", "keypoint"])
 def test_scores_are_those_of_bop_toolkit(lmo: Path, tmp_path: Path, method: str) -> None:

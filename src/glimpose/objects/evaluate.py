@@ -209,7 +209,9 @@ def _best_estimates(rows: Sequence[ResultRow], targets: Sequence[Target]) -> dic
 
 def _true_instances(frame: Frame, target: Target, where: Path) -> list[Annotation]:
     """Pick the most visible instances of a target's object."""
-    there = [annotation for annotation in frame.annotations or () if annotation.obj_id == target.obj_id]
+    if frame.annotations is None:
+        raise FileNotFoundError(f"{frame.scene_dir}: no scene_gt.json to compare with; evaluate needs a labelled split")
+    there = [annotation for annotation in frame.annotations if annotation.obj_id == target.obj_id]
     if len(there) < target.inst_count:
         raise ValueError(
             f"{frame.scene_dir / 'scene_gt.json'}, image {frame.im_id}: has {len(there)} instances of object "
