@@ -90,8 +90,8 @@ def rasterise(
     edges = np.cross(corners[:, [1, 2, 0]], corners[:, [2, 0, 1]])
     volume = (edges[:, 0] * corners[:, 0]).sum(1)
     orientation = np.sign(volume)
-    # Row i is the plane through the camera and the edge opposite to corner i, its normal towards the triangle. What lies
-    # on an edge belongs to the triangle on its right, or below it where it is horizontal: the top-left rule.
+    # Row i is the plane through the camera and the edge opposite to corner i, its normal towards the triangle. Points
+    # on an edge belong to the triangle on its right, or below it where it is horizontal: the top-left rule.
     edges *= orientation[:, None, None]
     owns_edge = (edges[..., 0] > 0) | ((edges[..., 0] == 0) & (edges[..., 1] > 0))
 
