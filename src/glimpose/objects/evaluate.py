@@ -5,8 +5,8 @@ import io
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,7 @@ def evaluate(poses_csv: Path, dataset: Path, split: str, targets: Path, out: Pat
     has_depth = all(data.frame(*key).has_depth for key in by_frame)
     widths_px = {frame[0]: _image_width(data, *frame) for frame in reversed(by_frame)}
     outcomes: list[Outcome] = []
-    with closing(make_renderer()) if has_depth else nullcontext() as renderer:
+    with _one_thread(), closing(make_renderer()) if has_depth else nullcontext() as renderer:
         for key, frame_targets in tqdm(by_frame.items(), desc="evaluate", unit="image", disable=None):
             frame = data.frame(*key)
             surface = Surface(frame, renderer) if renderer else None
@@ -182,6 +182,17 @@ class Surface:
             depth = self.draw(model.mesh, pose.numpy())
             rows.append(torch.stack([vsd(depth, other, self.depth, K, tolerances_m) for other in true_depths], dim=-1))
         return torch.stack(rows, dim=-2)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep torch from sharing out thousands of small tasks: on a busy machine its threads mostly wait for each other."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _load_models(folder: Path, obj_ids: Sequence[int]) -> dict[int, ObjectGeometry]:
