@@ -186,7 +186,7 @@ class Surface:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep torch from sharing out thousands of small tasks: on a busy machine its threads mostly wait for each other."""
+    """Keep torch from sharing out thousands of small tasks: on a busy machine its threads wait for each other."""
     num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
