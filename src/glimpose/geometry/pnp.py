@@ -14,10 +14,13 @@ from glimpose.geometry.se3 import adjoint, make_transform, se3_exp, transform_po
 
 _MIN_POINTS = 4
 _COLLINEAR = 1e-6
-# Samples drawn even where the first ones explain everything; the share of inliers decides about more.
+# Of RANSAC; between them the share of inliers decides. The most are enough for a fifth.
 _MIN_SAMPLES = 50
+_MAX_SAMPLES = 5000
 _MIN_STD_PX = 0.01
+_MAX_STD_RAD = 1.0
 _NEAR_M = 1e-3
+_UNSEEN = 1e6
 _CONVERGED = 0.03
 
 
@@ -86,8 +89,6 @@ def solve_pnp(
     inliers = usable.masked_scatter(usable, agrees)
     if inliers.sum() < _MIN_POINTS:
         return failure(f"only {int(inliers.sum())} of {len(uv)} correspondences agree within {threshold_px:g} px")
-    if _on_a_line(xyz[inliers]):
-        return failure(f"the {int(inliers.sum())} object points that agree within {threshold_px:g} px lie on one line")
 
     if covariance_uv is None:
         residual = project(K, transform_points(pose, xyz[inliers])) - uv[inliers]
@@ -96,6 +97,11 @@ def solve_pnp(
     else:
         information = _information(covariance_uv[inliers])
     pose, covariance = refine_pose(pose, uv[inliers], xyz[inliers], K, information)
+    std_rad = float(covariance[3:, 3:].trace().sqrt())
+    if not std_rad < _MAX_STD_RAD:
+        return failure(
+            f"the {int(inliers.sum())} correspondences that agree leave the rotation open by {std_rad:.2g} rad"
+        )
 
     xyz_cam = transform_points(pose, xyz)
     error_px = (project(K, xyz_cam) - uv).norm(dim=-1)
@@ -144,6 +150,9 @@ def refine_pose(
     pivot = transform_points(cam_T_obj, centroid)[..., 0, :]
     pivot_T_obj = make_transform(cam_T_obj[..., :3, :3], cam_T_obj[..., :3, 3] - pivot)
 
+    # What lies behind the camera costs the same wherever it is, and more than it would anywhere in the image.
+    unseen = _UNSEEN * (weight[..., 0] > 0)
+
     def linearise(pivot_T_obj: Tensor) -> tuple[Tensor, Tensor]:
         """Cost[*b] and normal equations[*b 7 7] of a twist on the left: [[hessian, gradient], [gradientᵀ, _]]."""
         xyz_pivot = transform_points(pivot_T_obj, xyz)
@@ -154,8 +163,9 @@ def refine_pose(
         d_uv_d_w = torch.linalg.cross(xyz_pivot[..., None, :], d_uv_d_xyz)
         rows = torch.cat([d_uv_d_xyz, d_uv_d_w, (pred_uv - uv)[..., None]], -1)  # *b n 2 7
         weighted = information_uv @ rows
-        excess = (rows[..., -1] * weighted[..., -1]).sum(-1) / cauchy_scale**2
-        share = (uvw[..., 2] > _NEAR_M) / (1 + excess)
+        is_seen = uvw[..., 2] > _NEAR_M
+        excess = ((rows[..., -1] * weighted[..., -1]).sum(-1) / cauchy_scale**2).where(is_seen, unseen)
+        share = is_seen / (1 + excess)
         return excess.log1p().sum(-1), rows.flatten(-3, -2).mT @ (share[..., None, None] * weighted).flatten(-3, -2)
 
     cost, normal = linearise(pivot_T_obj)
@@ -228,7 +238,12 @@ def _ransac(uv: Tensor, xyz: Tensor, K: Tensor, threshold_px: float, seed: int) 
     if Vt[0, 0] * Vt[1, 1] < Vt[0, 1] * Vt[1, 0]:  # mirrored: let U do it
         U, Vt = U * U.new_tensor([1, -1]), Vt * Vt.new_tensor([[1], [-1]])
     camera = {"model": "PINHOLE", "width": 1, "height": 1, "params": [*focal.tolist(), 0.0, 0.0]}
-    options = {"max_reproj_error": threshold_px, "min_iterations": _MIN_SAMPLES, "seed": seed}
+    options = {
+        "max_reproj_error": threshold_px,
+        "min_iterations": _MIN_SAMPLES,
+        "max_iterations": _MAX_SAMPLES,
+        "seed": seed,
+    }
     turned, info = poselib.estimate_absolute_pose(
         ((uv - K[:2, 2]) @ U).numpy(), xyz.numpy(), camera, options, {"max_iterations": 0}
     )

@@ -44,7 +44,7 @@ def canonicalise(cam_T_obj: Float[Tensor, "*b 4 4"], symmetries: Float[Tensor, "
     traces = torch.einsum("...ij,sji->...s", R, symmetries[:, :3, :3])
     best, index = traces.max(-1)
     gain = best - R.diagonal(dim1=-2, dim2=-1).sum(-1)
-    is_better = gain > 8 * torch.finfo(R.dtype).eps
+    is_better = gain > 64 * torch.finfo(R.dtype).eps
     return torch.where(is_better[..., None, None], cam_T_obj @ symmetries[index], cam_T_obj)
 
 

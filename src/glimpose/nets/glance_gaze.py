@@ -70,9 +70,7 @@ class GlanceGaze(nn.Module):
             {
                 "depth": {"log_depth": 1},
                 "segmentation": {"visible_logits": 1, "amodal_logits": 1},
-                "field": center
-                | {"keypoint_offset": 2 * k, "keypoint_log_std": k}
-                | {"xyz": 3, "xyz_log_std": 1},
+                "field": center | {"keypoint_offset": 2 * k, "keypoint_log_std": k} | {"xyz": 3, "xyz_log_std": 1},
             },
             num_objects=num_objects,
         )

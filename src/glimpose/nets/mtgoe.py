@@ -1,8 +1,8 @@
 """MTGOE: one encoder, three decoders that exchange what they know, and the named maps they predict.
 
-    image ─ MobileNetV2 ─┬─ depth ─────────┐ CMA ┐
-                         ├─ segmentation ──┘     ├─ MMD ─ heads ─ maps at stride 4
-                         └─ field ───────────────┘
+image ─ MobileNetV2 ─┬─ depth ─────────┐ CMA ┐
+                     ├─ segmentation ──┘     ├─ MMD ─ heads ─ maps at stride 4
+                     └─ field ───────────────┘
 """
 
 from collections.abc import Mapping

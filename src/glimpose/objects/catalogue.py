@@ -10,7 +10,6 @@ from torch import Tensor
 from glimpose.geometry.symmetry import canonicalise, symmetry_transforms
 from glimpose.render.mesh import Mesh, diameter_m
 
-
 # The view that canonical poses are nearest to: from 45 degrees above the object, whose z is up. Objects that stand on
 # something are seen from around there; the identity, a view from right below, would be equally far from both poses of
 # an object with a half-turn symmetry about z, whenever it's seen from the top.

@@ -18,7 +18,14 @@ from glimpose.geometry.pnp import PnPResult, solve_pnp
 from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.crops import crop_matrix, focal_px, gaze_reference_depth_m, glance_matrix, glance_reference_depth_m, warp
+from glimpose.objects.crops import (
+    crop_matrix,
+    focal_px,
+    gaze_reference_depth_m,
+    glance_matrix,
+    glance_reference_depth_m,
+    warp,
+)
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 logger = logging.getLogger(__name__)
@@ -63,8 +70,10 @@ class PoseEstimate:
 class PoseEstimator:
     """A trained pair of networks and the geometry that turns its maps into poses."""
 
-    def __init__(self, model: GlanceGaze, objects: Sequence[ObjectModel], config: EstimatorConfig | None = None) -> None:
-        self.model = model.eval().to(memory_format=torch.channels_last)
+    def __init__(
+        self, model: GlanceGaze, objects: Sequence[ObjectModel], config: EstimatorConfig | None = None
+    ) -> None:
+        self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objects = list(objects)
         self.config = config or EstimatorConfig()
 
@@ -94,7 +103,8 @@ class PoseEstimator:
 
     def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
         """Find objects in the whole photograph."""
-        out_A_img, height, width = glance_matrix(*image.shape[:2], self.model.config.glance_scale)
+        rows, columns = image.shape[:2]
+        out_A_img, height, width = glance_matrix(rows, columns, self.model.config.glance_scale)
         maps = self.model.glance_maps(self._batch([warp(image, out_A_img, height, width)]))
         prob = maps["class_logits"].softmax(1)[:, 1:]
         centers = find_centers(

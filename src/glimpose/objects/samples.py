@@ -51,7 +51,7 @@ class SampleMaker:
         out_A_img, height, width = glance_matrix(synthesis.height, synthesis.width, self.network.glance_scale)
         K = out_A_img @ synthesis.K
         scene = only_visible_in(self.sampler.draw(rng), K, height, width)
-        image, buffers = self.photographer.shoot(scene, K, height, width, rng)
+        image, buffers = self.photographer.shoot(scene, K, height, width, rng, 1 / self.network.glance_scale)
         return {"image": _channels_first(image), **self._glance_targets(scene, buffers, K)}
 
     def gaze(self, rng: np.random.Generator) -> Sample:
@@ -63,7 +63,11 @@ class SampleMaker:
 
     def _try_gaze(self, rng: np.random.Generator) -> Sample | None:
         scene, synthesis, crop_px = self.sampler.draw(rng), self.sampler.config, self.network.crop_px
-        candidates = [i for i, index in enumerate(scene.object_index) if index >= 0 and _in_view(scene, i, synthesis.K, synthesis.height, synthesis.width)]
+        candidates = [
+            i
+            for i, index in enumerate(scene.object_index)
+            if index >= 0 and _in_view(scene, i, synthesis.K, synthesis.height, synthesis.width)
+        ]
         if not candidates:
             return None
         target = int(rng.choice(candidates))
@@ -91,12 +95,18 @@ class SampleMaker:
             return None
         return {
             "image": _channels_first(image),
-            "object_index": np.int64(scene.object_index[0]),
+            "object_index": np.array(scene.object_index[0]),
             **self._gaze_targets(model, cam_T_obj, buffers, visible, amodal, K),
         }
 
     def _gaze_targets(
-        self, model: ObjectModel, cam_T_obj: np.ndarray, buffers: Buffers, visible: np.ndarray, amodal: np.ndarray, K: np.ndarray
+        self,
+        model: ObjectModel,
+        cam_T_obj: np.ndarray,
+        buffers: Buffers,
+        visible: np.ndarray,
+        amodal: np.ndarray,
+        K: np.ndarray,
     ) -> Sample:
         """Masks, depth, object coordinates and points, in the canonical one of the object's equivalent poses."""
         canonical = model.canonical(torch.from_numpy(cam_T_obj)).numpy()

@@ -130,10 +130,16 @@ class Photographer:
         self.patch_probability = config.patch_probability
 
     def shoot(
-        self, scene: Scene, K: np.ndarray, height: int, width: int, rng: np.random.Generator
+        self,
+        scene: Scene,
+        K: np.ndarray,
+        height: int,
+        width: int,
+        rng: np.random.Generator,
+        native_scale: float = 1.0,
     ) -> tuple[np.ndarray, Buffers]:
-        """Photograph a scene: height×width×3 uint8, and the exact buffers behind it."""
-        return self.develop(scene, self.renderer.render(scene.instances, K, height, width), rng)
+        """Photograph a scene: height×width×3 uint8, and the exact buffers behind it; see `develop`."""
+        return self.develop(scene, self.renderer.render(scene.instances, K, height, width), rng, native_scale)
 
     def develop(
         self, scene: Scene, buffers: Buffers, rng: np.random.Generator, native_scale: float = 1.0
@@ -147,7 +153,11 @@ class Photographer:
         photograph = composite(lit, buffers.mask > 0, self.backgrounds.sample(rng, height, width), rng)
         if rng.random() < self.patch_probability:
             photograph, covered = occlude(photograph, rng, self.backgrounds.texture)
-            buffers = replace(buffers, mask=np.where(covered, np.uint8(0), buffers.mask))
+            buffers = replace(
+                buffers,
+                mask=np.where(covered, np.uint8(0), buffers.mask),
+                depth=np.where(covered, np.float32(0), buffers.depth),
+            )
         return simulate_sensor(photograph, rng, self.sensor, native_scale), buffers
 
 
@@ -221,9 +231,13 @@ def _lighting(rng: np.random.Generator) -> Lighting:
     num_lights = int(rng.integers(1, 4))
     for _ in range(num_lights):
         direction = rng.normal(size=3) + np.array([0.0, -0.7, -0.6])
-        lights.append(Light(direction / np.linalg.norm(direction), (1.3 - strength) / num_lights * rng.uniform(0.5, 1.6) * tint()))
+        lights.append(
+            Light(direction / np.linalg.norm(direction), (1.3 - strength) / num_lights * rng.uniform(0.5, 1.6) * tint())
+        )
     sky = strength * rng.uniform(0.9, 1.4) * tint()
-    return Lighting(sky=sky, ground=sky * rng.uniform(0.3, 0.9) * tint(), up=np.array([0.0, -1.0, -0.3]), lights=tuple(lights))
+    return Lighting(
+        sky=sky, ground=sky * rng.uniform(0.3, 0.9) * tint(), up=np.array([0.0, -1.0, -0.3]), lights=tuple(lights)
+    )
 
 
 def _material(rng: np.random.Generator) -> Material:

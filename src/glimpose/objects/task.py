@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from glimpose import losses
+from glimpose.geometry.camera import pixel_grid
 from glimpose.nets.glance_gaze import GAZE_UNIT_PX, GLANCE_UNIT_PX, GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
@@ -84,7 +85,9 @@ class SynthesisBatches(Dataset[Batch]):
         stream = [self.batch.seed, abs(index), int(index < 0)]
         batch: Batch = {}
         if photographs:
-            batch["glance"] = collate([self.maker.glance(np.random.default_rng([*stream, 0, i])) for i in range(photographs)])
+            batch["glance"] = collate(
+                [self.maker.glance(np.random.default_rng([*stream, 0, i])) for i in range(photographs)]
+            )
         if crops:
             batch["gaze"] = collate([self.maker.gaze(np.random.default_rng([*stream, 1, i])) for i in range(crops)])
         return batch
@@ -112,7 +115,7 @@ class GlanceGazeTask:
     ) -> None:
         self.objects = list(objects)
         self.network = network
-        self.model = GlanceGaze(network, len(self.objects))
+        self.model: nn.Module = GlanceGaze(network, len(self.objects))
         self.batches = SynthesisBatches(objects, meshes, synthesis, network, jitter, batch)
         self.lambdas = lambdas
         self.num_workers = num_workers
@@ -145,7 +148,9 @@ class GlanceGazeTask:
         )
         terms: dict[str, Tensor] = {}
         if glance_batch is not None:
-            terms |= {f"glance/{name}": term for name, term in glance_losses(glance, glance_batch, self.lambdas).items()}
+            terms |= {
+                f"glance/{name}": term for name, term in glance_losses(glance, glance_batch, self.lambdas).items()
+            }
         if gaze_batch is not None:
             terms |= {f"gaze/{name}": term for name, term in gaze_losses(gaze, gaze_batch, self.lambdas).items()}
         return terms
@@ -155,7 +160,11 @@ class GlanceGazeTask:
         """Errors on fresh synthesised samples, the same every time; ``score`` is minus the loss."""
         batch_config = self.batches.batch
         if self._validation is None:
-            self._validation = self.batches.draw(-1, batch_config.validation_photographs if batch_config.photographs else 0, batch_config.validation_crops if batch_config.crops else 0)
+            self._validation = self.batches.draw(
+                -1,
+                batch_config.validation_photographs if batch_config.photographs else 0,
+                batch_config.validation_crops if batch_config.crops else 0,
+            )
         device = next(model.parameters()).device
         totals: dict[str, list[float]] = {}
         for chunk in _chunks(self._validation, 4, 32):
@@ -178,10 +187,10 @@ def _chunks(batch: Batch, photographs: int, crops: int) -> Iterator[Batch]:
             yield {part: {key: value[start : start + sizes[part]] for key, value in maps.items()}}
 
 
-def cell_centers_px(height: int, width: int, like: Tensor) -> Tensor:
-    """Centres of a map's cells in pixels of the network's input, 2×h×w."""
-    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return ((torch.stack([u, v]) + 0.5) * STRIDE - 0.5).to(like)
+def cell_centers_px(maps: Tensor) -> Tensor:
+    """Centres of the cells of b×c×h×w maps in pixels of the network's input, 2×h×w."""
+    height, width = maps.shape[-2:]
+    return pixel_grid(height, width, STRIDE).to(maps).movedim(-1, 0)
 
 
 def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: LambdaConfig) -> dict[str, Tensor]:
@@ -191,7 +200,7 @@ def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: Lamb
     mask = losses.bce(visible, batch["visible"]).mean() + 0.5 * losses.bce(amodal, batch["amodal"]).mean()
     mask = mask + 0.5 * losses.dice(visible, batch["visible"]).mean()
 
-    cells = cell_centers_px(*visible.shape[-2:], visible)
+    cells = cell_centers_px(maps["visible_logits"])
     to_points = batch["points_px"][..., None, None] - cells  # b×(1+k)×2×h×w
     offsets = torch.cat([maps["center_offset"], maps["keypoint_offset"]], dim=1).unflatten(1, (-1, 2))
     errors = torch.linalg.vector_norm(offsets - to_points, dim=2)  # b×(1+k)×h×w, pixels
@@ -205,7 +214,8 @@ def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: Lamb
         losses.laplace_nll(coordinate_error.detach(), maps["xyz_log_std"]), seen
     )
     depth = losses.masked_mean(losses.l1(maps["log_depth"], batch["log_depth"][:, None]), seen)
-    center_depth = losses.l1(maps["center_log_depth"], batch["center_log_depth"].view(-1, 1, 1, 1))
+    true_center_depth = batch["center_log_depth"].view(-1, 1, 1, 1).expand_as(maps["center_log_depth"])
+    center_depth = losses.l1(maps["center_log_depth"], true_center_depth)
     depth = depth + losses.masked_mean(center_depth, seen)
     return {
         "masks": lambdas.masks * mask,
@@ -227,7 +237,7 @@ def glance_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: La
     # Averaging background and objects separately keeps small objects from drowning.
     segmentation = losses.masked_mean(focal, seen) + losses.masked_mean(focal, 1 - seen)
 
-    cells = cell_centers_px(*seen.shape[-2:], log_prob)
+    cells = cell_centers_px(log_prob)
     to_center = batch["center_px"] - cells
     errors = torch.linalg.vector_norm(maps["center_offset"] - to_center, dim=1, keepdim=True)
     center = losses.masked_mean(errors / GLANCE_UNIT_PX, seen)

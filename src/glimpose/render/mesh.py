@@ -59,7 +59,10 @@ def load_mesh(path: Path, scale_to_m: float = 1e-3) -> Mesh:
     source: Any
     num_faces = _check_ply_header(path) if path.suffix.lower() == ".ply" else 1
     try:
-        source = trimesh.load(path, process=False, force="mesh")
+        source = trimesh.load(path, process=False)
+        if isinstance(source, trimesh.Scene):
+            # Only if needed, for the files' normals are lost on the way.
+            source = source.to_mesh()
     except Exception as error:  # trimesh's readers raise whatever their parsing meets
         raise ValueError(f"{path}: not readable as a mesh ({type(error).__name__}: {error})") from error
     if len(getattr(source, "faces", ())) == 0:
@@ -174,9 +177,10 @@ def vertex_colors(mesh: Mesh) -> UInt8[np.ndarray, "v 3"]:
     """Return the colours seen at the vertices: the texture's where there is one."""
     if mesh.texture is None or mesh.uv is None:
         return mesh.colors
-    height, width = mesh.texture.shape[:2]
-    column = np.floor(mesh.uv[:, 0] * width).astype(int) % width
-    row = np.floor((1 - mesh.uv[:, 1]) * height).astype(int) % height
+    size = np.array(mesh.texture.shape[1::-1])
+    # Both ends of 0..1 stay what they are; only beyond does the texture repeat.
+    uv = np.where((mesh.uv < 0) | (mesh.uv > 1), mesh.uv % 1, mesh.uv)
+    column, row = np.minimum(np.stack([uv[:, 0], 1 - uv[:, 1]], axis=1) * size, size - 1).astype(int).T
     return mesh.texture[row, column]
 
 

@@ -82,8 +82,6 @@ def make_renderer(kind: Literal["auto", "gl", "raster"] = "auto") -> Renderer:
 
     A renderer belongs to the process that opened it: data-loading workers open their own.
     """
-    if kind not in ("auto", "gl", "raster"):
-        raise ValueError(f"renderer {kind!r}: expected auto, gl or raster")
     reason = "as asked"
     if kind != "raster":
         from glimpose.render.gl import GlRenderer, GlUnavailableError

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
@@ -131,7 +132,7 @@ def _unproject(depth: np.ndarray, K: np.ndarray, left: int, top: int) -> np.ndar
     return cv2.transform(cv2.merge([u * z, v[:, None] * z, z]), np.linalg.inv(K))
 
 
-def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def _dot(a: np.ndarray, b: np.ndarray) -> Any:
     """Scalar products of vectors or images of vectors."""
     if b.ndim < a.ndim:
         return a @ b

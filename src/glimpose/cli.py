@@ -1,0 +1,176 @@
+"""The command line: one verb per step, heavy imports inside the verbs."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+logger = logging.getLogger("glimpose")
+
+DESCRIPTION = """\
+6D poses of objects from CAD models and photographs that nobody labelled.
+
+  glimpose demo                                     see the whole way on made-up parts, in minutes, without data
+  glimpose synth    CONFIG --out DIR --num 100      look at what training will see
+  glimpose train    CONFIG --out RUN                learn from CAD models alone
+  glimpose predict  RUN/best.safetensors IMAGES --camera camera.json --out poses.csv --overlay pictures
+  glimpose evaluate poses.csv --dataset DIR --split test --targets FILE --out scores
+"""
+CONFIG_HELP = "TOML file; only what differs from the defaults. `key=value` arguments after it override single keys"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code: 0 done, 2 a mistake in what was asked for, 130 interrupted."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("PIL", "trimesh", "matplotlib", "lightning_fabric"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    try:
+        args.run(args)
+    except (ValueError, FileNotFoundError, NotADirectoryError, PermissionError) as error:
+        if args.verbose:
+            raise
+        print(f"glimpose {args.verb}: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        print(f"glimpose {args.verb}: {interrupt or 'interrupted'}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("glimpose", description=DESCRIPTION, formatter_class=raw)
+    parser.add_argument("-v", "--verbose", action="store_true", help="log details, and show tracebacks of errors")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    demo = verbs.add_parser("demo", help="the whole way on made-up parts, in minutes", description=run_demo.__doc__)
+    demo.add_argument(
+        "--out", type=Path, default=Path("glimpose-demo"), help="folder of the page (default: %(default)s)"
+    )
+    demo.add_argument("--steps", type=int, help="training steps (default: enough for visibly right poses)")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=run_demo)
+
+    synth = verbs.add_parser("synth", help="write a synthesised BOP dataset", description=run_synth.__doc__)
+    _config_arguments(synth)
+    synth.add_argument("--out", type=Path, required=True, help="new folder of the dataset")
+    synth.add_argument("--num", type=int, default=100, help="number of photographs (default: %(default)s)")
+    synth.add_argument("--split", default="train_synth", help="name of the split (default: %(default)s)")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--renderer", choices=("auto", "gl", "raster"), default="auto")
+    synth.set_defaults(run=run_synth)
+
+    train = verbs.add_parser("train", help="train on CAD models", description=run_train.__doc__)
+    _config_arguments(train)
+    train.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoints, metrics, TensorBoard")
+    train.add_argument("--resume", action="store_true", help="go on from OUT/last.safetensors")
+    train.set_defaults(run=run_train)
+
+    predict = verbs.add_parser("predict", help="poses in photographs", description=run_predict.__doc__)
+    predict.add_argument("checkpoint", type=Path, help="what train wrote, e.g. RUN/best.safetensors")
+    predict.add_argument("images", type=Path, nargs="+", help="images, or folders of them")
+    predict.add_argument("--camera", type=Path, required=True, help="BOP's camera.json, or a scene_camera.json")
+    predict.add_argument("--out", type=Path, required=True, help="CSV of poses to write, in BOP's format")
+    predict.add_argument("--overlay", type=Path, help="folder for pictures of the poses")
+    predict.add_argument("--models", type=Path, help="folder of CAD models: pictures then show outlines, not boxes")
+    predict.add_argument("--instances", type=int, help="most instances of one object in an image (default: no limit)")
+    predict.add_argument("--correspondences", choices=("keypoints", "coordinates"), help="what poses are solved from")
+    predict.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
+    predict.set_defaults(run=run_predict)
+
+    evaluate = verbs.add_parser("evaluate", help="score poses as BOP does", description=run_evaluate.__doc__)
+    evaluate.add_argument("poses", type=Path, help="CSV of poses in BOP's format, of whichever program")
+    evaluate.add_argument("--dataset", type=Path, required=True, help="folder of the dataset, in BOP's layout")
+    evaluate.add_argument("--split", required=True, help="its split, e.g. test")
+    evaluate.add_argument("--targets", type=Path, required=True, help="e.g. DATASET/test_targets_bop19.json")
+    evaluate.add_argument("--out", type=Path, required=True, help="folder for summary.json and the table of errors")
+    evaluate.set_defaults(run=run_evaluate)
+
+    export = verbs.add_parser("export", help="make a small file to ship", description=run_export.__doc__)
+    export.add_argument("checkpoint", type=Path)
+    export.add_argument("out", type=Path, help="file to write, e.g. weights/mine.safetensors")
+    export.set_defaults(run=run_export)
+    return parser
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, help=CONFIG_HELP)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. training.steps=5000 data.models=models")
+
+
+def run_demo(args: argparse.Namespace) -> None:
+    """Make CAD models, train on them for a few minutes, predict on fresh scenes, and write a page about it."""
+    from glimpose.objects.demo import run_demo as demo
+
+    result = demo(args.out, seed=args.seed) if args.steps is None else demo(args.out, seed=args.seed, steps=args.steps)
+    print(f"{result.page}")
+
+
+def run_synth(args: argparse.Namespace) -> None:
+    """Write photographs synthesised from CAD models, with poses, masks and depth, as a BOP dataset."""
+    from glimpose.config import load
+    from glimpose.objects.dataset import write_dataset
+    from glimpose.objects.train import ObjectsConfig, load_objects
+    from glimpose.render.scene import make_renderer
+
+    config = load(ObjectsConfig, args.config, args.overrides)
+    objects, meshes = load_objects(config.data, config.network.num_keypoints)
+    renderer = make_renderer(args.renderer)
+    write_dataset(
+        args.out, args.split, objects, meshes, config.data.models, config.synthesis, renderer, args.num, args.seed
+    )
+    print(args.out / args.split)
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Train glance and gaze on scenes synthesised from CAD models; prints the best checkpoint's path."""
+    from glimpose.config import load
+    from glimpose.objects.train import ObjectsConfig, train
+
+    print(train(load(ObjectsConfig, args.config, args.overrides), args.out, resume=args.resume))
+
+
+def run_predict(args: argparse.Namespace) -> None:
+    """Estimate the poses of all known objects in photographs and write them in BOP's format."""
+    from dataclasses import replace
+
+    from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
+    from glimpose.objects.predict import find_photographs, load_meshes, predict
+
+    config = EstimatorConfig(instances_per_object=args.instances)
+    if args.correspondences:
+        config = replace(config, correspondences=args.correspondences)
+    photographs = find_photographs(args.images)
+    estimator = PoseEstimator.from_checkpoint(args.checkpoint, config, args.device)
+    meshes = load_meshes(estimator, args.models) if args.models else None
+    rows = predict(estimator, photographs, args.camera, args.out, args.overlay, meshes)
+    logger.info("%d poses in %d photographs: %s", len(rows), len(photographs), args.out)
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Score poses against ground truth: ADD(-S), MSSD, MSPD and, where there is depth, VSD."""
+    from glimpose.objects.evaluate import evaluate
+
+    summary = evaluate(args.poses, args.dataset, args.split, args.targets, args.out)
+    for name in ("AR", "AR_MSSD", "AR_MSPD", "AR_VSD", "ADD_S_0.1d"):
+        value = summary[name]
+        print(f"{name:12s} {'-' if value is None else format(100 * value, '.1f')}")
+    logger.info("%s", args.out / "summary.json")
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """Keep only what predicting needs, in half precision."""
+    from glimpose.training.checkpoint import load_checkpoint, save_tensors
+
+    checkpoint = load_checkpoint(args.checkpoint)
+    weights = {f"model.{name}": value for name, value in checkpoint.group("model").items()}
+    half = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    save_tensors(args.out, half, {**checkpoint.metadata, "exported_from_step": checkpoint.metadata.get("step")})
+    logger.info("%s: %.1f MB", args.out, args.out.stat().st_size / 1e6)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pictures for people: poses drawn over photographs, and reports."""

@@ -1,0 +1,48 @@
+"""Two small parts, one with a half-turn symmetry, and all that is needed to make samples of them."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from glimpose.nets.glance_gaze import GlanceGazeConfig
+from glimpose.nets.mtgoe import MtgoeConfig
+from glimpose.objects.catalogue import ObjectModel, object_model
+from glimpose.objects.samples import CropJitter, SampleMaker
+from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
+from glimpose.render.mesh import Mesh, box_mesh
+from glimpose.render.scene import make_renderer
+
+TINY = MtgoeConfig(
+    width=0.35, neck_channels=32, branch_channels=24, depth_channels=16, segmentation_channels=16, field_channels=24
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    objects: list[ObjectModel]
+    meshes: list[Mesh]
+    network: GlanceGazeConfig
+    synthesis: SynthesisConfig
+
+
+@pytest.fixture(scope="session")
+def parts() -> Parts:
+    rng = np.random.default_rng(3)
+    box = box_mesh((0.1, 0.06, 0.04))
+    corners = len(box.vertices) // 6
+    box = replace(box, colors=np.repeat(rng.integers(0, 255, (6, 3)), corners, axis=0).astype(np.uint8))
+    half_turn = np.diag([-1.0, -1.0, 1.0, 1.0])
+    bar = box_mesh((0.12, 0.05, 0.03))
+    meshes = [box, bar]
+    objects = [object_model(3, "box", box, 8), object_model(7, "bar", bar, 8, [half_turn])]
+    network = GlanceGazeConfig(glance=TINY, gaze=TINY)
+    synthesis = SynthesisConfig(num_objects=(2, 3), num_distractors=(0, 2), distance_m=(0.4, 0.7), mesh_faces=0)
+    return Parts(objects, meshes, network, synthesis)
+
+
+@pytest.fixture(scope="session")
+def maker(parts: Parts) -> SampleMaker:
+    sampler = SceneSampler(parts.meshes, parts.synthesis)
+    photographer = Photographer(make_renderer(), parts.synthesis)
+    return SampleMaker(parts.objects, sampler, photographer, parts.network, CropJitter())

@@ -1,0 +1,80 @@
+import numpy as np
+import torch
+
+from glimpose.objects.crops import gaze_reference_depth_m
+from glimpose.objects.estimator import decode_gaze, solve_from_coordinates, solve_from_keypoints
+from glimpose.objects.samples import collate
+from glimpose.objects.task import cell_centers_px
+
+
+def _true_maps(batch):
+    """What a perfect network would say."""
+    offsets = batch["points_px"][..., None, None] - cell_centers_px(batch["valid"][:, None])
+    flat = torch.zeros_like(batch["valid"])[:, None]
+    return {
+        "visible_logits": batch["valid"][:, None] * 40 - 20,
+        "center_offset": offsets[:, 0],
+        "center_log_depth": flat + batch["center_log_depth"].view(-1, 1, 1, 1),
+        "center_log_std": flat,
+        "keypoint_offset": offsets[:, 1:].flatten(1, 2),
+        "keypoint_log_std": flat.expand(-1, 8, -1, -1),
+        "xyz": batch["xyz"],
+        "xyz_log_std": flat - 3,
+    }
+
+
+def test_true_maps_give_true_poses(maker, parts):
+    batch = collate([maker.gaze(np.random.default_rng([1, i])) for i in range(12)])
+    views = decode_gaze(_true_maps(batch))
+    for i in range(12):
+        model, K = parts.objects[int(batch["object_index"][i])], batch["K"][i].double()
+        true = batch["cam_T_obj"][i].double()
+        depth_m = gaze_reference_depth_m(K.numpy(), model.diameter_m, parts.network) * views.center_log_depth[i].exp()
+        assert abs(float(depth_m) - float(true[2, 3])) < 1e-4
+        for solved in (
+            solve_from_keypoints(views, i, model, K),
+            solve_from_coordinates(views, i, model, K, float(depth_m)),
+        ):
+            assert solved.cam_T_obj is not None, solved.reason
+            corners = torch.from_numpy(model.keypoints_m)
+            error = (
+                corners @ (solved.cam_T_obj[:3, :3] - true[:3, :3]).T + solved.cam_T_obj[:3, 3] - true[:3, 3]
+            ).norm(dim=1)
+            assert float(error.max()) < 1e-3
+
+
+def test_a_sample_is_a_function_of_its_generator(maker):
+    first, second = (maker.gaze(np.random.default_rng([4, 2])) for _ in range(2))
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    other = maker.gaze(np.random.default_rng([4, 3]))
+    assert not np.array_equal(first["image"], other["image"])
+
+
+def test_visible_is_within_amodal(maker):
+    for i in range(8):
+        sample = maker.gaze(np.random.default_rng([5, i]))
+        assert (sample["visible"] <= sample["amodal"] + 0.26).all()  # amodal is drawn at half the resolution
+        assert (sample["valid"] <= (sample["visible"] > 0)).all()
+
+
+def test_symmetric_objects_have_one_target_for_equal_pictures(parts):
+    bar = parts.objects[1]
+    generator = torch.Generator().manual_seed(0)
+    from glimpose.geometry.se3 import make_transform, random_rotations
+
+    R = random_rotations(50, generator).double()
+    cam_T_obj = make_transform(R, torch.tensor([0.0, 0.0, 0.5], dtype=torch.float64).expand(50, 3))
+    turned = cam_T_obj @ bar.symmetries[1]
+    torch.testing.assert_close(bar.canonical(cam_T_obj), bar.canonical(turned))
+
+
+def test_glance_centres_lie_where_objects_project(maker):
+    sample = maker.glance(np.random.default_rng(9))
+    seen = sample["valid"] > 0
+    assert set(np.unique(sample["class_map"])) <= {0, 1, 2}
+    assert (sample["class_map"][seen] > 0).all()
+    # A centre is never farther from its cells than a diameter appears at the smallest distance.
+    rows, columns = np.nonzero(seen)
+    cells = np.stack([columns, rows]) * 4 + 1.5
+    distance = np.linalg.norm(sample["center_px"][:, seen] - cells, axis=0)
+    assert distance.max() < 0.14 * 287 / 0.3
