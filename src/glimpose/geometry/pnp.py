@@ -14,7 +14,7 @@ from glimpose.geometry.se3 import adjoint, make_transform, se3_exp, transform_po
 
 _MIN_POINTS = 4
 _COLLINEAR = 1e-6
-# Of RANSAC; between them the share of inliers decides. The most are enough for a fifth.
+# Of RANSAC; between them the share of inliers decides, and the most suffice for a fifth.
 _MIN_SAMPLES = 50
 _MAX_SAMPLES = 5000
 _MIN_STD_PX = 0.01
@@ -55,63 +55,58 @@ def solve_pnp(
     count alike, and their standard deviation is that of the inliers' residuals. Computed in double precision on the
     CPU, returned in the type and on the device of ``xyz``, and detached: `refine_pose` is the differentiable one.
 
-    Too few points, points on a line, numbers that are not finite and too few inliers give a result with a reason.
+    Too few points, points on a line, numbers that are not finite, too few inliers and a rotation that they leave open
+    by more than a radian give a result with a reason.
 
     :raises ValueError: where lengths differ, K is no camera, or a covariance is not positive definite.
     """
-    if not len(uv) == len(xyz) == len(xyz if covariance_uv is None else covariance_uv):
-        raise ValueError(
-            f"solve_pnp: {len(uv)} pixels, {len(xyz)} points"
-            + (f" and {len(covariance_uv)} covariances" if covariance_uv is not None else "")
-            + "; expected as many of each"
+    num, like = len(xyz), xyz
+    if len(uv) != num or (covariance_uv is not None and len(covariance_uv) != num):
+        given = f"{len(uv)} pixels, {num} points" + (
+            "" if covariance_uv is None else f", {len(covariance_uv)} covariances"
         )
-    like, device = xyz, "cpu"
-    uv, xyz, K = uv.to(device, torch.float64), xyz.to(device, torch.float64), K.to(device, torch.float64)
+        raise ValueError(f"solve_pnp: {given}; expected as many of each")
+    uv, xyz, K = (x.to("cpu", torch.float64) for x in (uv, xyz, K))
     _check_camera(K)
+    eye = torch.eye(2, dtype=torch.float64).expand(num, 2, 2)
+    covariance_px2 = eye if covariance_uv is None else covariance_uv.to(eye)
 
     def failure(reason: str) -> PnPResult:
-        return PnPResult(None, torch.zeros(len(like), dtype=torch.bool, device=like.device), math.nan, None, reason)
+        return PnPResult(None, torch.zeros(num, dtype=torch.bool, device=like.device), math.nan, None, reason)
 
-    is_finite = uv.isfinite().all(-1) & xyz.isfinite().all(-1)
-    usable = torch.ones_like(is_finite)
-    if covariance_uv is not None:
-        covariance_uv = covariance_uv.to(device, torch.float64)
-        is_finite &= ~covariance_uv.isnan().flatten(1).any(-1)
-        usable = covariance_uv.isfinite().flatten(1).all(-1)
-    if not is_finite.all():
-        return failure(f"{int((~is_finite).sum())} of {len(uv)} correspondences are not finite")
-    if usable.sum() < _MIN_POINTS:
-        return failure(f"{int(usable.sum())} of {len(uv)} correspondences are usable, {_MIN_POINTS} are needed")
-    if _on_a_line(xyz[usable]):
+    is_number = uv.isfinite().all(-1) & xyz.isfinite().all(-1) & ~covariance_px2.isnan().any(-1).any(-1)
+    if not is_number.all():
+        return failure(f"{int((~is_number).sum())} of {num} correspondences are not finite")
+    usable = covariance_px2.isfinite().all(-1).all(-1)
+    uv, xyz, information = uv[usable], xyz[usable], _information(covariance_px2[usable])
+    if len(xyz) < _MIN_POINTS:
+        return failure(f"{len(xyz)} of {num} correspondences are usable, {_MIN_POINTS} are needed")
+    if _on_a_line(xyz):
         return failure("the object points lie on one line")
 
-    pose, agrees = _ransac(uv[usable], xyz[usable], K, threshold_px, seed)
-    inliers = usable.masked_scatter(usable, agrees)
-    if inliers.sum() < _MIN_POINTS:
-        return failure(f"only {int(inliers.sum())} of {len(uv)} correspondences agree within {threshold_px:g} px")
-
+    pose, agrees = _ransac(uv, xyz, K, threshold_px, seed)
+    if agrees.sum() < _MIN_POINTS:
+        return failure(f"only {int(agrees.sum())} of {num} correspondences agree within {threshold_px:g} px")
     if covariance_uv is None:
-        residual = project(K, transform_points(pose, xyz[inliers])) - uv[inliers]
-        variance = float(residual.square().sum()) / (residual.numel() - 6)
-        information = (torch.eye(2, dtype=uv.dtype) / max(variance, _MIN_STD_PX**2)).expand(len(residual), 2, 2)
-    else:
-        information = _information(covariance_uv[inliers])
-    pose, covariance = refine_pose(pose, uv[inliers], xyz[inliers], K, information)
+        residual = project(K, transform_points(pose, xyz[agrees])) - uv[agrees]
+        variance_px2 = float(residual.square().sum()) / (residual.numel() - 6)
+        information = information / max(variance_px2, _MIN_STD_PX**2)
+    pose, covariance = refine_pose(pose, uv[agrees], xyz[agrees], K, information[agrees])
     std_rad = float(covariance[3:, 3:].trace().sqrt())
     if not std_rad < _MAX_STD_RAD:
         return failure(
-            f"the {int(inliers.sum())} correspondences that agree leave the rotation open by {std_rad:.2g} rad"
+            f"the {int(agrees.sum())} correspondences that agree leave the rotation open by {std_rad:.2g} rad"
         )
 
     xyz_cam = transform_points(pose, xyz)
     error_px = (project(K, xyz_cam) - uv).norm(dim=-1)
-    inliers = usable & (error_px <= threshold_px) & (xyz_cam[:, 2] > 0)
-    if inliers.sum() < _MIN_POINTS:
-        return failure(f"only {int(inliers.sum())} of {len(uv)} are within {threshold_px:g} px of the refined pose")
+    agrees = (error_px <= threshold_px) & (xyz_cam[:, 2] > 0)
+    if agrees.sum() < _MIN_POINTS:
+        return failure(f"only {int(agrees.sum())} of {num} are within {threshold_px:g} px of the refined pose")
     return PnPResult(
         cam_T_obj=pose.to(like),
-        inliers=inliers.to(like.device),
-        reprojection_px=float(error_px[inliers].square().mean().sqrt()),
+        inliers=usable.masked_scatter(usable, agrees).to(like.device),
+        reprojection_px=float(error_px[agrees].square().mean().sqrt()),
         covariance=covariance.to(like),
     )
 
