@@ -1,5 +1,6 @@
 """Supervised training of glance and gaze on scenes drawn on the fly."""
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -95,6 +96,7 @@ class SynthesisBatches(Dataset[Batch]):
 
 def _one_thread(_: int) -> None:
     """Leave the cores to the network: a worker draws one sample at a time."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
 

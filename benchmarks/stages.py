@@ -1,0 +1,68 @@
+"""Where accuracy is lost: predict with true values swapped in stage by stage, and score each.
+
+    python benchmarks/stages.py CHECKPOINT --dataset LMO --split val --targets LMO/val_targets_bop19.json
+
+Prints a Markdown table. "true centres" gives the gaze crops around the true centres, at the true distances.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from glimpose.data.bop import BopDataset, Frame, ResultRow, write_results_csv
+from glimpose.objects.estimator import Detection, EstimatorConfig, PoseEstimate, PoseEstimator
+from glimpose.objects.evaluate import evaluate
+
+
+def true_detections(estimator: PoseEstimator, frame: Frame) -> list[Detection]:
+    """What a perfect glance would see of the labelled objects."""
+    index = {model.obj_id: i for i, model in enumerate(estimator.objects)}
+    detections = []
+    for annotation in frame.annotations or ():
+        if annotation.obj_id in index:
+            u, v, z = frame.K @ annotation.cam_T_obj[:3, 3]
+            detections.append(Detection(index[annotation.obj_id], np.array([u, v]) / z, float(z), 1.0))
+    return detections
+
+
+def main() -> None:
+    """Run all stages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--targets", type=Path, required=True)
+    args = parser.parse_args()
+
+    frames = list(BopDataset(args.dataset, args.split))
+    rows: dict[str, list[ResultRow]] = {}
+
+    def keep(stage: str, frame: Frame, poses: list[PoseEstimate]) -> None:
+        rows.setdefault(stage, []).extend(
+            ResultRow(frame.scene_id, frame.im_id, pose.model.obj_id, pose.score, pose.cam_T_obj) for pose in poses
+        )
+
+    for correspondences in ("keypoints", "coordinates"):
+        estimator = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(correspondences=correspondences))
+        for frame in tqdm(frames, desc=correspondences):
+            image = frame.read_image()
+            keep(f"glance → {correspondences}", frame, estimator(image, frame.K))
+            detections = true_detections(estimator, frame)
+            keep(f"true centres → {correspondences}", frame, estimator.gaze(image, frame.K, detections))
+
+    print("| stage | ADD(-S) 0.1 d | AR_MSSD | AR_MSPD | per object ADD(-S) |\n|---|---|---|---|---|")
+    for stage, stage_rows in rows.items():
+        with tempfile.TemporaryDirectory() as folder:
+            csv = Path(folder) / "poses.csv"
+            write_results_csv(csv, stage_rows)
+            summary = evaluate(csv, args.dataset, args.split, args.targets, Path(folder))
+        scores = " | ".join(f"{100 * summary[name]:.1f}" for name in ("ADD_S_0.1d", "AR_MSSD", "AR_MSPD"))
+        objects = " ".join(f"{row['obj_id']}:{100 * row['ADD_S_0.1d']:.0f}" for row in summary["per_object"])
+        print(f"| {stage} | {scores} | {objects} |")
+
+
+if __name__ == "__main__":
+    main()
