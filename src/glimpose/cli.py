@@ -22,8 +22,7 @@ CONFIG_HELP = "TOML file; only what differs from the defaults. `key=value` argum
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code: 0 done, 2 a mistake in what was asked for, 130 interrupted."""
-    parser = _parser()
-    args = parser.parse_args(argv)
+    args = _parse(argv)
     logging.basicConfig(level=logging.DEBUG if args.verbose else logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("PIL", "trimesh", "matplotlib", "lightning_fabric"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -38,6 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"glimpose {args.verb}: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
     return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; key=value arguments may stand anywhere, also behind options, where argparse itself won't take them."""
+    parser = _parser()
+    args, rest = parser.parse_known_args(argv)
+    overrides = [entry for entry in rest if "=" in entry and not entry.startswith("-")]
+    if len(overrides) < len(rest) or (overrides and "overrides" not in args):
+        parser.error(f"unrecognised arguments: {' '.join(rest)}; see glimpose {args.verb} --help")
+    if overrides:
+        args.overrides = [*args.overrides, *overrides]
+    return args
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -5,11 +5,11 @@ from dataclasses import fields
 
 import pytest
 import torch
-from glimpose.geometry.camera import pixel_grid
 from torch import Tensor
 from torch.autograd import gradcheck
 
 from glimpose.decode.hough import Centers, accumulate_votes, aggregate_votes, find_centers, translation_from_center
+from glimpose.geometry.camera import pixel_grid
 
 STRIDE = 4
 HEIGHT, WIDTH = 24, 32

@@ -89,6 +89,9 @@ class Mtgoe(nn.Module):
     network is told which object to look for (the gaze); with 0 it isn't (the glance).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, config: MtgoeConfig, heads: Mapping[str, Mapping[str, int]], num_objects: int = 0) -> None:
         super().__init__()
         if set(heads) != set(TASKS):

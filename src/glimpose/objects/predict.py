@@ -38,7 +38,8 @@ def find_photographs(inputs: Sequence[Path]) -> list[Photograph]:
             found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
             if not found:
                 raise FileNotFoundError(f"{entry}: no images in this folder; expected {', '.join(IMAGE_SUFFIXES)}")
-            paths += found
+            in_bop_layout = [path for path in found if path.parent.name in ("rgb", "gray")]
+            paths += in_bop_layout or found  # a scene's masks and depth are images too
         elif entry.is_file():
             paths.append(entry)
         else:

@@ -1,4 +1,4 @@
-"""Two small parts, one with a half-turn symmetry, and all that is needed to make samples of them."""
+"""Fixtures: two small parts, one with a half-turn symmetry, and all that is needed to make samples of them."""
 
 from dataclasses import dataclass, replace
 
