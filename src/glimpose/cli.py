@@ -71,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     synth.add_argument("--num", type=int, default=100, help="number of photographs (default: %(default)s)")
     synth.add_argument("--split", default="train_synth", help="name of the split (default: %(default)s)")
     synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--workers", type=int, default=0, help="processes that draw beside this one, e.g. one per core")
     synth.add_argument("--renderer", choices=("auto", "gl", "raster"), default="auto")
     synth.set_defaults(run=run_synth)
 
@@ -125,13 +126,20 @@ def run_synth(args: argparse.Namespace) -> None:
     from glimpose.config import load
     from glimpose.objects.dataset import write_dataset
     from glimpose.objects.train import ObjectsConfig, load_objects
-    from glimpose.render.scene import make_renderer
 
     config = load(ObjectsConfig, args.config, args.overrides)
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
-    renderer = make_renderer(args.renderer)
     write_dataset(
-        args.out, args.split, objects, meshes, config.data.models, config.synthesis, renderer, args.num, args.seed
+        args.out,
+        args.split,
+        objects,
+        meshes,
+        config.data.models,
+        config.synthesis,
+        args.num,
+        seed=args.seed,
+        renderer=args.renderer,
+        num_workers=args.workers,
     )
     print(args.out / args.split)
 

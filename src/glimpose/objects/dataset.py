@@ -1,33 +1,115 @@
 """Synthesised datasets in BOP's layout, for other programs and for looking at."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from glimpose.data.bop import BopDataset, Camera, read_models_info, targets_of, write_camera, write_targets
 from glimpose.data.bop_writer import SceneWriter, write_models
 from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.samples import one_thread
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig, only_visible_in
 from glimpose.render.mesh import Mesh
-from glimpose.render.scene import Renderer
+from glimpose.render.scene import Instance, Renderer, make_renderer
+
+DEPTH_SCALE = 0.1
+WINDOW_PX = 64
+"""Silhouettes are drawn in windows of multiples of this, so that the renderer meets only a few sizes."""
+
+
+@dataclass(frozen=True)
+class LabelledPhotograph:
+    """One image and all that is known about it."""
+
+    image: np.ndarray
+    depth_m: np.ndarray
+    obj_ids: list[int]
+    cam_T_objs: list[np.ndarray]
+    masks: list[np.ndarray]
+    visible_masks: list[np.ndarray]
+
+
+class LabelledPhotographs(Dataset[LabelledPhotograph]):
+    """Photograph i is a function of (seed, i) alone, whichever process takes it."""
+
+    def __init__(
+        self,
+        objects: Sequence[ObjectModel],
+        meshes: Sequence[Mesh],
+        synthesis: SynthesisConfig,
+        seed: int,
+        renderer: Literal["auto", "gl", "raster"] = "auto",
+    ) -> None:
+        self.objects = list(objects)
+        self.sampler = SceneSampler(meshes, synthesis)
+        self.seed = seed
+        self.renderer_kind = renderer
+        self._photographer: Photographer | None = None
+
+    def __getitem__(self, index: int) -> LabelledPhotograph:
+        """Draw photograph ``index``; objects that show no pixel are not labelled."""
+        synthesis = self.sampler.config
+        if self._photographer is None:  # a renderer belongs to the process that made it
+            self._photographer = Photographer(make_renderer(self.renderer_kind), synthesis)
+        height, width, K = synthesis.height, synthesis.width, synthesis.K
+        rng = np.random.default_rng([self.seed, index])
+        scene = only_visible_in(self.sampler.draw(rng), K, height, width)
+        image, buffers = self._photographer.shoot(scene, K, height, width, rng)
+        labelled = [i for i, known in enumerate(scene.object_index) if known >= 0 and (buffers.mask == i + 1).any()]
+        return LabelledPhotograph(
+            image=image,
+            depth_m=buffers.depth,
+            obj_ids=[self.objects[scene.object_index[i]].obj_id for i in labelled],
+            cam_T_objs=[scene.instances[i].cam_T_obj for i in labelled],
+            masks=[
+                silhouette(self._photographer.renderer, scene.instances[i], scene.radius_m[i], K, height, width)
+                for i in labelled
+            ],
+            visible_masks=[buffers.mask == i + 1 for i in labelled],
+        )
+
+
+def silhouette(
+    renderer: Renderer, instance: Instance, radius_m: float, K: np.ndarray, height: int, width: int
+) -> np.ndarray:
+    """Amodal mask within the image, height×width bool, drawn only in the window that can hold it."""
+    u, v, z = K @ instance.cam_T_obj[:3, 3]
+    mask = np.zeros((height, width), bool)
+    if z <= radius_m:  # so near that the window would be the image
+        return renderer.render([instance], K, height, width).mask > 0
+    reach_px = 1.1 * np.hypot(K[0, 0], K[0, 1]) * radius_m / (z - radius_m)
+    left, top = (int(np.clip(c / z - reach_px, 0, size - 1)) for c, size in ((u, width), (v, height)))
+    right, bottom = (int(np.clip(c / z + reach_px, 0, size - 1)) for c, size in ((u, width), (v, height)))
+    columns, rows = (-(-(length + 1) // WINDOW_PX) * WINDOW_PX for length in (right - left, bottom - top))
+    shift = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
+    window = renderer.render([instance], shift @ K, rows, columns).mask > 0
+    kept = window[: height - top, : width - left]
+    mask[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
+    return mask
 
 
 def write_dataset(
     out: Path,
     split: str,
-    objects: list[ObjectModel],
-    meshes: list[Mesh],
+    objects: Sequence[ObjectModel],
+    meshes: Sequence[Mesh],
     models: Path,
     synthesis: SynthesisConfig,
-    renderer: Renderer,
     num: int,
-    seed: int,
+    *,
+    seed: int = 0,
+    renderer: Literal["auto", "gl", "raster"] = "auto",
+    num_workers: int = 0,
     per_scene: int = 1000,
 ) -> None:
     """Write num photographs with poses, masks and depth, their CAD models, camera and targets.
 
-    Image i is a function of (seed, i) alone. Objects that show no pixel are not labelled.
+    :raises ValueError: where the split exists already.
     """
     if num < 1:
         raise ValueError(f"num: got {num}, expected at least 1")
@@ -37,27 +119,29 @@ def write_dataset(
         {model.obj_id: mesh for model, mesh in zip(objects, meshes, strict=True)},
         {model.obj_id: infos[model.obj_id] for model in objects},
     )
-    height, width, K = synthesis.height, synthesis.width, synthesis.K
-    write_camera(out / "camera.json", Camera(K, width, height), depth_scale=0.1)
-    sampler, photographer = SceneSampler(meshes, synthesis), Photographer(renderer, synthesis)
+    write_camera(out / "camera.json", Camera(synthesis.K, synthesis.width, synthesis.height), depth_scale=DEPTH_SCALE)
+    photographs = DataLoader(
+        LabelledPhotographs(objects, meshes, synthesis, seed, renderer),
+        batch_size=None,
+        sampler=range(num),
+        num_workers=num_workers,
+        worker_init_fn=one_thread,
+        multiprocessing_context="spawn" if num_workers else None,
+    )
     with tqdm(total=num, desc="synth", unit="image") as progress:
+        drawn = iter(photographs)
         for first in range(0, num, per_scene):
-            with SceneWriter(out, split, first // per_scene) as scene_writer:
-                for i in range(first, min(first + per_scene, num)):
-                    rng = np.random.default_rng([seed, i])
-                    scene = only_visible_in(sampler.draw(rng), K, height, width)
-                    image, buffers = photographer.shoot(scene, K, height, width, rng)
-                    known = [
-                        j for j, index in enumerate(scene.object_index) if index >= 0 and (buffers.mask == j + 1).any()
-                    ]
-                    scene_writer.add(
-                        image,
-                        K,
-                        [objects[scene.object_index[j]].obj_id for j in known],
-                        [scene.instances[j].cam_T_obj for j in known],
-                        [renderer.render([scene.instances[j]], K, height, width).mask > 0 for j in known],
-                        [buffers.mask == j + 1 for j in known],
-                        buffers.depth,
+            with SceneWriter(out, split, first // per_scene, depth_scale=DEPTH_SCALE) as scene:
+                for _ in range(first, min(first + per_scene, num)):
+                    one = next(drawn)
+                    scene.add(
+                        one.image,
+                        synthesis.K,
+                        one.obj_ids,
+                        one.cam_T_objs,
+                        one.masks,
+                        one.visible_masks,
+                        one.depth_m,
                     )
                     progress.update()
     write_targets(out / f"{split}_targets_bop19.json", targets_of(BopDataset(out, split)))

@@ -1,5 +1,6 @@
 """Training samples: photographs for the glance and crops for the gaze, with targets at the networks' stride."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -182,3 +183,10 @@ def _central_mean(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.
     is_inside = np.logical_and.reduce([mask[dy::STRIDE, dx::STRIDE] for dy, dx in corners])
     mean = np.mean([values[dy::STRIDE, dx::STRIDE] for dy, dx in corners], axis=0)
     return is_inside, mean
+
+
+def one_thread(_: int) -> None:
+    """Set up a worker process that draws samples: one thread, for the cores are taken."""
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

@@ -1,10 +1,8 @@
 """Supervised training of glance and gaze on scenes drawn on the fly."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -15,7 +13,7 @@ from glimpose.geometry.camera import pixel_grid
 from glimpose.nets.glance_gaze import GAZE_UNIT_PX, GLANCE_UNIT_PX, GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.samples import CropJitter, SampleMaker, collate
+from glimpose.objects.samples import CropJitter, SampleMaker, collate, one_thread
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import make_renderer
@@ -94,13 +92,6 @@ class SynthesisBatches(Dataset[Batch]):
         return batch
 
 
-def _one_thread(_: int) -> None:
-    """Leave the cores to the network: a worker draws one sample at a time."""
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
-
-
 class GlanceGazeTask:
     """The task `training.loop.fit` trains: model, batches, losses and validation."""
 
@@ -135,7 +126,7 @@ class GlanceGazeTask:
             batch_size=None,
             sampler=indices,
             num_workers=self.num_workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
             prefetch_factor=4 if self.num_workers else None,
             multiprocessing_context="spawn" if self.num_workers else None,
         )
