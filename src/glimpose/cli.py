@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path("glimpose-demo"), help="folder of the page (default: %(default)s)"
     )
-    demo.add_argument("--steps", type=int, help="training steps (default: enough for visibly right poses)")
+    demo.add_argument("--minutes", type=float, default=4.0, help="how long to train on two cores (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=run_demo)
 
@@ -117,8 +117,7 @@ def run_demo(args: argparse.Namespace) -> None:
     """Make CAD models, train on them for a few minutes, predict on fresh scenes, and write a page about it."""
     from glimpose.objects.demo import run_demo as demo
 
-    result = demo(args.out, seed=args.seed) if args.steps is None else demo(args.out, seed=args.seed, steps=args.steps)
-    print(f"{result.page}")
+    print(demo(args.out, minutes=args.minutes, seed=args.seed).page)
 
 
 def run_synth(args: argparse.Namespace) -> None:
