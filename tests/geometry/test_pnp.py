@@ -222,9 +222,9 @@ def test_refinement_keeps_batch_shape_and_equals_that_of_each_item(batch: tuple[
     for i in range(math.prod(batch)):
         item = (x.reshape(-1, *x.shape[len(batch) :])[i] for x in (start, uv, xyz, K, information(*batch, 12)))
         alone, alone_covariance = refine_pose(*item)
-        # Each stops by itself once a step is below 3 % of a standard deviation.
+        # Each stops by itself once a step is below a tenth of a standard deviation; what is left is far less.
         error = twist_between(together.reshape(-1, 4, 4)[i], alone)
-        assert float(error @ torch.linalg.solve(alone_covariance, error)) < 0.02**2
+        assert float(error @ torch.linalg.solve(alone_covariance, error)) < 0.03**2
         torch.testing.assert_close(covariance.reshape(-1, 6, 6)[i], alone_covariance, rtol=0.02, atol=1e-8)
 
 

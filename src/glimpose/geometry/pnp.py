@@ -13,15 +13,20 @@ from glimpose.geometry.camera import project
 from glimpose.geometry.se3 import adjoint, make_transform, se3_exp, transform_points
 
 _MIN_POINTS = 4
+# Second singular value of points on a line, over their largest coordinate.
 _COLLINEAR = 1e-6
-# Of RANSAC; between them the share of inliers decides, and the most suffice for a fifth.
+# Of RANSAC: samples of points (between the two the share of inliers decides; the most suffice for a fifth), and points.
 _MIN_SAMPLES = 50
 _MAX_SAMPLES = 5000
+_MAX_VOTERS = 256
+# What exact pixels count as, and how uncertain a rotation may be.
 _MIN_STD_PX = 0.01
 _MAX_STD_RAD = 1.0
+# Points closer to the camera's plane than this are behind it, and cost as much as 1000 standard deviations and more.
 _NEAR_M = 1e-3
 _UNSEEN = 1e6
-_CONVERGED = 0.03
+# Last step of the refinement, in standard deviations of the pose; what is left after it is a tenth of that.
+_CONVERGED = 0.1
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,17 @@ def solve_pnp(
     if _on_a_line(xyz):
         return failure("the object points lie on one line")
 
-    pose, agrees = _ransac(uv, xyz, K, threshold_px, seed)
+    def errors(pose: Tensor) -> tuple[Tensor, Tensor]:
+        xyz_cam = transform_points(pose, xyz)
+        error_px = (project(K, xyz_cam) - uv).norm(dim=-1)
+        return error_px, (error_px <= threshold_px) & (xyz_cam[:, 2] > 0)
+
+    pose = _ransac(uv, xyz, K, threshold_px, seed)
+    error_px, agrees = errors(pose)
     if agrees.sum() < _MIN_POINTS:
         return failure(f"only {int(agrees.sum())} of {num} correspondences agree within {threshold_px:g} px")
     if covariance_uv is None:
-        residual = project(K, transform_points(pose, xyz[agrees])) - uv[agrees]
-        variance_px2 = float(residual.square().sum()) / (residual.numel() - 6)
+        variance_px2 = float(error_px[agrees].square().sum()) / (2 * int(agrees.sum()) - 6)
         information = information / max(variance_px2, _MIN_STD_PX**2)
     pose, covariance = refine_pose(pose, uv[agrees], xyz[agrees], K, information[agrees])
     std_rad = float(covariance[3:, 3:].trace().sqrt())
@@ -98,9 +108,7 @@ def solve_pnp(
             f"the {int(agrees.sum())} correspondences that agree leave the rotation open by {std_rad:.2g} rad"
         )
 
-    xyz_cam = transform_points(pose, xyz)
-    error_px = (project(K, xyz_cam) - uv).norm(dim=-1)
-    agrees = (error_px <= threshold_px) & (xyz_cam[:, 2] > 0)
+    error_px, agrees = errors(pose)
     if agrees.sum() < _MIN_POINTS:
         return failure(f"only {int(agrees.sum())} of {num} are within {threshold_px:g} px of the refined pose")
     return PnPResult(
@@ -167,6 +175,7 @@ def refine_pose(
     damping = torch.full_like(cost, 1e-3)
     for _ in range(iterations):
         unit, factor, _ = _factorise(normal, damping)
+        # In units of the pose's standard deviations, so a small one no longer matters.
         step = torch.cholesky_solve(unit[..., None] * normal[..., :6, 6:], factor)[..., 0]
         new_T = se3_exp(-unit * step) @ pivot_T_obj
         new_cost, new_normal = linearise(new_T)
@@ -175,7 +184,6 @@ def refine_pose(
         normal = new_normal.where(is_better[..., None, None], normal)
         cost = new_cost.where(is_better, cost)
         damping = (damping * torch.where(is_better, 0.1, 10.0)).clamp(min=torch.finfo(uv.dtype).eps ** 0.5)
-        # The step is in standard deviations of the pose, so a small one no longer matters.
         if not cost.requires_grad and bool((step.norm(dim=-1) < _CONVERGED).all()):
             break
 
@@ -223,8 +231,8 @@ def _on_a_line(xyz: Tensor) -> bool:
     return second <= _COLLINEAR * float(xyz.abs().max())
 
 
-def _ransac(uv: Tensor, xyz: Tensor, K: Tensor, threshold_px: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Pose and inliers[n] from poselib, whose camera has neither skew nor rotation.
+def _ransac(uv: Tensor, xyz: Tensor, K: Tensor, threshold_px: float, seed: int) -> Tensor:
+    """Pose from poselib, whose camera has neither skew nor rotation; it looks at no more than `_MAX_VOTERS` points.
 
     K's upper left is U·S·Vᵀ: the image turned by Uᵀ, which changes no distance between pixels, is that of a camera with
     focal lengths S in a scene turned by Vᵀ. So thresholds stay those of the image at hand, whatever K is.
@@ -239,9 +247,10 @@ def _ransac(uv: Tensor, xyz: Tensor, K: Tensor, threshold_px: float, seed: int) 
         "max_iterations": _MAX_SAMPLES,
         "seed": seed,
     }
-    turned, info = poselib.estimate_absolute_pose(
-        ((uv - K[:2, 2]) @ U).numpy(), xyz.numpy(), camera, options, {"max_iterations": 0}
-    )
+    if len(xyz) > _MAX_VOTERS:
+        chosen = torch.randperm(len(xyz), generator=torch.Generator().manual_seed(seed))[:_MAX_VOTERS]
+        uv, xyz = uv[chosen], xyz[chosen]
+    uv = (uv - K[:2, 2]) @ U
+    turned, _ = poselib.estimate_absolute_pose(uv.numpy(), xyz.numpy(), camera, options, {"max_iterations": 0})
     turn = torch.block_diag(Vt.mT, torch.eye(1, dtype=Vt.dtype))
-    pose = make_transform(turn @ torch.tensor(turned.R), turn @ torch.tensor(turned.t))
-    return pose, torch.tensor(info["inliers"], dtype=torch.bool)
+    return make_transform(turn @ torch.tensor(turned.R), turn @ torch.tensor(turned.t))
