@@ -25,7 +25,7 @@ _MAX_STD_RAD = 1.0
 # Points closer to the camera's plane than this are behind it, and cost as much as 1000 standard deviations and more.
 _NEAR_M = 1e-3
 _UNSEEN = 1e6
-# Last step of the refinement, in standard deviations of the pose; what is left after it is a tenth of that.
+# Last step of the refinement, in standard deviations of the pose; what is left is a tenth of that, a third at worst.
 _CONVERGED = 0.1
 
 
