@@ -64,20 +64,17 @@ def run_demo(out: Path, minutes: float = 4.0, seed: int = 0, num_photographs: in
         raise ValueError(f"{out}: is not empty; remove it, or write the demo to another folder")
 
     # Learn. Nothing is needed but CAD models: here two parts made of boxes, cylinders and balls.
-    meshes_by_id = {1: bracket(), 2: wing_nut()}
-    half_turn = np.diag([-1.0, -1.0, 1.0, 1.0])
-    infos = {i: ModelInfo(diameter_m(mesh), (half_turn,) if i == 2 else ()) for i, mesh in meshes_by_id.items()}
-    write_models(out / "models", meshes_by_id, infos)
+    write_parts(out / "models")
     config = demo_config(out / "models", steps=max(1, round(minutes * STEPS_PER_MINUTE)), seed=seed)
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
     task = build_task(config, objects, meshes)
+    # One core draws pictures, the others train: threads that wait for each other suffer most from a busy core.
+    torch.set_num_threads(max(1, torch.get_num_threads() - config.training.num_workers))
     checkpoint = fit(task, config.training, out / "run")
 
     # Photograph fresh scenes, find the parts in them, and compare with the truth.
     renderer = make_renderer()
-    write_dataset(
-        out, "test", objects, meshes, config.data.models, config.synthesis, renderer, num_photographs, seed
-    )
+    write_dataset(out, "test", objects, meshes, config.data.models, config.synthesis, num_photographs, seed=seed)
     estimator = PoseEstimator.from_checkpoint(checkpoint)
     photographs = find_photographs([out / "test" / "000000" / "rgb"])
     rows = predict(estimator, photographs, out / "camera.json", out / "poses.csv")
@@ -171,6 +168,14 @@ def demo_config(models: Path, steps: int, seed: int) -> ObjectsConfig:
     )
 
 
+def write_parts(folder: Path) -> None:
+    """Write the two parts as BOP has CAD models: meshes in millimetres and models_info.json."""
+    half_turn = np.diag([-1.0, -1.0, 1.0, 1.0])
+    meshes = {1: bracket(), 2: wing_nut()}
+    infos = {1: ModelInfo(diameter_m(meshes[1])), 2: ModelInfo(diameter_m(meshes[2]), discrete=(half_turn,))}
+    write_models(folder, meshes, infos)
+
+
 def bracket() -> Mesh:
     """Make a part that looks different from everywhere: a plate with a wall at one end, a peg and a block."""
     return assemble(
@@ -205,10 +210,15 @@ def assemble(parts: Sequence[Part]) -> Mesh:
         R, t = whole_T_part[:3, :3].astype(np.float32), whole_T_part[:3, 3].astype(np.float32)
         colors = np.tile(np.array(color, np.uint8), (len(mesh.vertices), 1))
         faces = mesh.faces + np.int32(num_vertices)
-        placed.append(replace(mesh, vertices=mesh.vertices @ R.T + t, faces=faces, normals=mesh.normals @ R.T, colors=colors))
+        placed.append(
+            replace(mesh, vertices=mesh.vertices @ R.T + t, faces=faces, normals=mesh.normals @ R.T, colors=colors)
+        )
         num_vertices += len(mesh.vertices)
     whole = Mesh(
-        *(np.concatenate([getattr(mesh, field) for mesh in placed]) for field in ("vertices", "faces", "normals", "colors"))
+        *(
+            np.concatenate([getattr(mesh, field) for mesh in placed])
+            for field in ("vertices", "faces", "normals", "colors")
+        )
     )
     middle = (whole.vertices.min(0) + whole.vertices.max(0)) / 2
     return replace(whole, vertices=whole.vertices - middle)
@@ -229,7 +239,9 @@ def gaze_pictures(estimator: PoseEstimator, batch: Batch) -> list[np.ndarray]:
     visible = maps["visible_logits"].sigmoid()
     colors = (0.5 + 0.5 * maps["xyz"]).clamp(0, 1) * visible + 0.93 * (1 - visible)
     pictures = [crops.float() / 255]
-    pictures += [torch.nn.functional.interpolate(m.expand(-1, 3, -1, -1), size=crops.shape[-2:]) for m in (visible, colors)]
+    pictures += [
+        torch.nn.functional.interpolate(m.expand(-1, 3, -1, -1), size=crops.shape[-2:]) for m in (visible, colors)
+    ]
     return list((torch.cat(pictures) * 255).byte().permute(0, 2, 3, 1).numpy())
 
 

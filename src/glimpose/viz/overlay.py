@@ -63,8 +63,8 @@ def draw_poses(
     """Draw each object's outline or box, its axes (x red, y green, z blue), name and score.
 
     ``image`` is H×W×3 uint8 RGB and stays as it is; the result is ``zoom`` times as large, by default as large as it
-    takes to be legible. ``emphasis`` thickens lines and enlarges letters, for pictures that are shown small. Outlines need
-    a renderer: where none is given, one is opened and closed again.
+    takes to be legible. ``emphasis`` thickens lines and enlarges letters, for pictures that will be shown small.
+    Outlines need a renderer: where none is given, one is opened and closed again.
     """
     zoom = zoom or int(np.clip(round(WIDTH_PX / max(image.shape[:2])), 1, MAX_ZOOM))
     height, width = zoom * image.shape[0], zoom * image.shape[1]
@@ -108,7 +108,9 @@ class _Canvas:
         self.unit = emphasis * max(self.height, self.width) / WIDTH_PX
         """Size of what is one pixel in a picture of WIDTH_PX."""
 
-    def stroke(self, points_px: np.ndarray, color: tuple[int, int, int], thickness: float, closed: bool = False) -> None:
+    def stroke(
+        self, points_px: np.ndarray, color: tuple[int, int, int], thickness: float, closed: bool = False
+    ) -> None:
         """Draw a polyline, n×2, with a thin dark rim that sets it off from any background."""
         fixed = np.rint(points_px * (1 << SUBPIXEL_BITS)).astype(np.int32)
         for ink, extra in ((INK, 2), (color, 0)):
@@ -226,7 +228,7 @@ class _Canvas:
 
 def _smooth(contour: np.ndarray) -> np.ndarray:
     """Average a closed contour of pixels over its neighbours, which takes the steps out of slanted edges."""
-    return sum(np.roll(contour, k, axis=0) for k in range(-2, 3)) / 5
+    return np.mean([np.roll(contour, k, axis=0) for k in range(-2, 3)], axis=0)
 
 
 def _outwards(start: float, step: float, limit: float) -> Iterator[float]:

@@ -28,7 +28,8 @@ h2 { font-size: 1.2rem; margin: 2.4rem 0 .6rem; }
 p { max-width: 44rem; margin: .6rem 0; }
 figure { margin: 1.2rem 0; }
 figure img, figure svg { display: block; width: 100%; height: auto; border-radius: 6px; }
-figcaption, caption { color: var(--soft); font-size: .87rem; margin-top: .4rem; text-align: left; caption-side: bottom; }
+figcaption, caption { color: var(--soft); font-size: .87rem; margin-top: .4rem; text-align: left; }
+caption { caption-side: bottom; }
 .gallery { display: grid; gap: .9rem; grid-template-columns: repeat(auto-fill, minmax(min(100%, var(--cell)), 1fr)); }
 .gallery figure { margin: 0; }
 .scroll { overflow-x: auto; }
@@ -194,12 +195,14 @@ def _plot(
         y = place(np.array([[x_low, value]]))[0, 1]
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
-    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>')
+    parts.append(
+        f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_label)}</text>'
+    )
     parts.append(f'<text x="{LEFT}" y="16">{escape(y_label)}</text>')
     if diagonal:
         (x0, y0), (x1, y1) = place(np.array([[0.0, 0.0], [1.0, 1.0]]))
         parts.append(f'<line class="guide" x1="{x0:.1f}" y1="{y0:.1f}" x2="{x1:.1f}" y2="{y1:.1f}"/>')
-    for index, (name, points) in enumerate(curves.items()):
+    for index, points in enumerate(curves.values()):
         dash = ' stroke-dasharray="6 4"' if index >= NUM_COLORS else ""
         color = f"var(--c{index % NUM_COLORS})"
         for run in _runs(points):
@@ -214,7 +217,8 @@ def _legend(names: Sequence[str]) -> Iterator[str]:
     x = WIDTH - RIGHT
     for index, name in reversed(list(enumerate(names))):
         if name:
-            yield f'<text x="{x}" y="16" text-anchor="end" style="fill: var(--c{index % NUM_COLORS})">{escape(name)}</text>'
+            color = f"var(--c{index % NUM_COLORS})"
+            yield f'<text x="{x}" y="16" text-anchor="end" style="fill: {color}">{escape(name)}</text>'
             x -= 7 * len(name) + 18
 
 
