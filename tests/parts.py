@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from glimpose.data.backgrounds import Backgrounds
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import MtgoeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
@@ -44,5 +45,5 @@ def parts() -> Parts:
 @pytest.fixture(scope="session")
 def maker(parts: Parts) -> SampleMaker:
     sampler = SceneSampler(parts.meshes, parts.synthesis)
-    photographer = Photographer(make_renderer(), parts.synthesis)
+    photographer = Photographer(make_renderer(), Backgrounds())
     return SampleMaker(parts.objects, sampler, photographer, parts.network, CropJitter())

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from glimpose.objects.samples import CropJitter
-from glimpose.objects.task import BatchConfig, GlanceGazeTask, LambdaConfig
+from glimpose.objects.task import BatchConfig, CurriculumConfig, GlanceGazeTask, LambdaConfig
 
 
 def test_one_batch_can_be_learned(parts):
@@ -16,6 +16,7 @@ def test_one_batch_can_be_learned(parts):
         parts.synthesis,
         CropJitter(),
         BatchConfig(photographs=1, crops=6),
+        CurriculumConfig(),
         LambdaConfig(uncertainty=0.0),
         num_workers=0,
     )

@@ -1,8 +1,9 @@
 """From a rendered image to what a consumer camera delivers: compositing, occluders, optics, sensor, JPEG."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Any
 
 import cv2
 import numpy as np
@@ -55,6 +56,22 @@ class SensorConfig:
                 raise ValueError(f"{name} = {value}: expected a probability between 0 and 1")
         if not 0 <= self.jpeg_quality[0] <= self.jpeg_quality[1] <= 100:
             raise ValueError(f"jpeg_quality = {self.jpeg_quality}: expected bounds between 0 and 100")
+
+    def eased(self, difficulty: float) -> "SensorConfig":
+        """Shrink what makes objects hard to recognise, colour and blur, towards none: 1 is this config, 0 a fair day.
+
+        Noise, sharpening and JPEG stay: they don't hide an object.
+        """
+
+        def shrunk(name: str) -> Any:
+            value = getattr(self, name)
+            if name in ("exposure_gain", "channel_gain", "gamma", "contrast", "saturation"):
+                return (value[0] ** difficulty, value[1] ** difficulty)
+            return (value[0] * difficulty, value[1] * difficulty) if isinstance(value, tuple) else value * difficulty
+
+        names = ("exposure_gain", "channel_gain", "gamma", "contrast", "saturation", "black_level", "hue_rad")
+        names += ("gray_prob", "shading_prob", "defocus_prob", "motion_prob")
+        return replace(self, **{name: shrunk(name) for name in names})
 
 
 def composite(

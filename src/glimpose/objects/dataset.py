@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from glimpose.data.backgrounds import Backgrounds
 from glimpose.data.bop import BopDataset, Camera, read_models_info, targets_of, write_camera, write_targets
 from glimpose.data.bop_writer import SceneWriter, write_models
 from glimpose.objects.catalogue import ObjectModel
@@ -55,7 +56,7 @@ class LabelledPhotographs(Dataset[LabelledPhotograph]):
         """Draw photograph ``index``; objects that show no pixel are not labelled."""
         synthesis = self.sampler.config
         if self._photographer is None:  # a renderer belongs to the process that made it
-            self._photographer = Photographer(make_renderer(self.renderer_kind), synthesis)
+            self._photographer = Photographer(make_renderer(self.renderer_kind), Backgrounds(synthesis.backgrounds))
         height, width, K = synthesis.height, synthesis.width, synthesis.K
         rng = np.random.default_rng([self.seed, index])
         scene = only_visible_in(self.sampler.draw(rng), K, height, width)

@@ -46,24 +46,24 @@ class SampleMaker:
         self.network = network
         self.jitter = jitter
 
-    def glance(self, rng: np.random.Generator) -> Sample:
+    def glance(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
         """Draw a whole photograph at the glance's resolution with its dense targets."""
         synthesis = self.sampler.config
         out_A_img, height, width = glance_matrix(synthesis.height, synthesis.width, self.network.glance_scale)
         K = out_A_img @ synthesis.K
-        scene = only_visible_in(self.sampler.draw(rng), K, height, width)
+        scene = only_visible_in(self.sampler.draw(rng, difficulty), K, height, width)
         image, buffers = self.photographer.shoot(scene, K, height, width, rng, 1 / self.network.glance_scale)
         return {"image": _channels_first(image), **self._glance_targets(scene, buffers, K)}
 
-    def gaze(self, rng: np.random.Generator) -> Sample:
+    def gaze(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
         """Draw one object's crop with its targets; scenes are drawn until one shows an object well enough."""
         while True:
-            sample = self._try_gaze(rng)
+            sample = self._try_gaze(rng, difficulty)
             if sample is not None:
                 return sample
 
-    def _try_gaze(self, rng: np.random.Generator) -> Sample | None:
-        scene, synthesis, crop_px = self.sampler.draw(rng), self.sampler.config, self.network.crop_px
+    def _try_gaze(self, rng: np.random.Generator, difficulty: float) -> Sample | None:
+        scene, synthesis, crop_px = self.sampler.draw(rng, difficulty), self.sampler.config, self.network.crop_px
         candidates = [
             i
             for i, index in enumerate(scene.object_index)

@@ -49,6 +49,21 @@ class SynthesisConfig:
     """Folder of photographs; procedural backgrounds when none is given."""
     sensor: SensorConfig = field(default_factory=SensorConfig)
 
+    def eased(self, difficulty: float) -> "SynthesisConfig":
+        """Make scenes easier: 1 is this config; at 0 objects stand apart, upright, on a fair day."""
+        ease = 1 - difficulty
+        few, many = self.num_distractors
+        free = self.free_pose_probability
+        return replace(
+            self,
+            roll_deg=self.roll_deg * (1 - 0.5 * ease),
+            free_pose_probability=free if free == 1 else free * difficulty,
+            num_distractors=(round(few * difficulty), round(many * difficulty)),
+            crowding=(self.crowding[0] + 0.4 * ease, self.crowding[1] + 0.4 * ease),
+            patch_probability=self.patch_probability * difficulty,
+            sensor=self.sensor.eased(difficulty),
+        )
+
     @property
     def K(self) -> np.ndarray:
         """Camera matrix of the photograph."""
@@ -63,6 +78,8 @@ class Scene:
     object_index: tuple[int, ...]
     radius_m: tuple[float, ...]
     """Of the sphere around each instance's origin that holds it."""
+    config: SynthesisConfig
+    """What it was drawn by."""
 
     def subset(self, keep: Sequence[int]) -> "Scene":
         """These instances, in this order."""
@@ -70,6 +87,7 @@ class Scene:
             tuple(self.instances[i] for i in keep),
             tuple(self.object_index[i] for i in keep),
             tuple(self.radius_m[i] for i in keep),
+            self.config,
         )
 
 
@@ -83,9 +101,9 @@ class SceneSampler:
         # Where an object touches the table and how much room it takes is told by a few of its vertices.
         self._outlines = {id(mesh): _outline(mesh) for mesh in [*self.meshes, *self.distractors]}
 
-    def draw(self, rng: np.random.Generator) -> Scene:
-        """Put objects on a table, denser or sparser, and a camera above it."""
-        config = self.config
+    def draw(self, rng: np.random.Generator, difficulty: float = 1.0) -> Scene:
+        """Put objects on a table, denser or sparser, and a camera above it; see `SynthesisConfig.eased`."""
+        config = self.config if difficulty == 1 else self.config.eased(difficulty)
         num = int(rng.integers(config.num_objects[0], config.num_objects[1] + 1))
         repeats = num > len(self.meshes) or rng.random() < config.repeat_probability
         chosen = [int(i) for i in rng.choice(len(self.meshes), num, replace=repeats)]
@@ -117,17 +135,15 @@ class SceneSampler:
                 instances.append(Instance(mesh, cam_T_obj))
                 object_index.append(index)
                 radii.append(float(np.linalg.norm(outline, axis=1).max()))
-        return Scene(tuple(instances), tuple(object_index), tuple(radii))
+        return Scene(tuple(instances), tuple(object_index), tuple(radii), config)
 
 
 class Photographer:
     """Takes pictures of scenes: draws, lights, puts a background behind, and adds what a sensor adds."""
 
-    def __init__(self, renderer: Renderer, config: SynthesisConfig) -> None:
+    def __init__(self, renderer: Renderer, backgrounds: Backgrounds) -> None:
         self.renderer = renderer
-        self.backgrounds = Backgrounds(config.backgrounds)
-        self.sensor = config.sensor
-        self.patch_probability = config.patch_probability
+        self.backgrounds = backgrounds
 
     def shoot(
         self,
@@ -151,14 +167,14 @@ class Photographer:
         lit = shade(buffers, _lighting(rng), [_material(rng) for _ in scene.instances])
         height, width = buffers.mask.shape
         photograph = composite(lit, buffers.mask > 0, self.backgrounds.sample(rng, height, width), rng)
-        if rng.random() < self.patch_probability:
+        if rng.random() < scene.config.patch_probability:
             photograph, covered = occlude(photograph, rng, self.backgrounds.texture)
             buffers = replace(
                 buffers,
                 mask=np.where(covered, np.uint8(0), buffers.mask),
                 depth=np.where(covered, np.float32(0), buffers.depth),
             )
-        return simulate_sensor(photograph, rng, self.sensor, native_scale), buffers
+        return simulate_sensor(photograph, rng, scene.config.sensor, native_scale), buffers
 
 
 def only_visible_in(scene: Scene, K: np.ndarray, height: int, width: int) -> Scene:

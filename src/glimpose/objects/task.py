@@ -1,6 +1,6 @@
 """Supervised training of glance and gaze on scenes drawn on the fly."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from glimpose import losses
+from glimpose.data.backgrounds import Backgrounds
 from glimpose.geometry.camera import pixel_grid
 from glimpose.nets.glance_gaze import GAZE_UNIT_PX, GLANCE_UNIT_PX, GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.samples import CropJitter, SampleMaker, collate, one_thread
+from glimpose.objects.samples import CropJitter, Sample, SampleMaker, collate, one_thread
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import make_renderer
@@ -50,6 +51,20 @@ class BatchConfig:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class CurriculumConfig:
+    """Easy scenes first: a network that sees all difficulties at once is slow to see anything (docs/lab-book.md)."""
+
+    steps: int = 4000
+    """Until the hardest scenes are as hard as [synthesis] says; 0 for from the first step on."""
+    start: float = 0.0
+    """Difficulty of the first step's scenes."""
+
+    def hardest(self, index: int) -> float:
+        """Return the difficulty of batch ``index``'s hardest scenes; its samples are uniform between 0 and that."""
+        return min(1.0, self.start + (1 - self.start) * index / self.steps) if self.steps else 1.0
+
+
 class SynthesisBatches(Dataset[Batch]):
     """Batch i is a function of (seed, i) alone, whichever process draws it and whenever."""
 
@@ -61,9 +76,11 @@ class SynthesisBatches(Dataset[Batch]):
         network: GlanceGazeConfig,
         jitter: CropJitter,
         batch: BatchConfig,
+        curriculum: CurriculumConfig,
     ) -> None:
         self.parts = (objects, meshes, synthesis, network, jitter)
         self.batch = batch
+        self.curriculum = curriculum
         self._maker: SampleMaker | None = None
 
     @property
@@ -71,7 +88,7 @@ class SynthesisBatches(Dataset[Batch]):
         """The sample maker of this process: a renderer can't be sent to another."""
         if self._maker is None:
             objects, meshes, synthesis, network, jitter = self.parts
-            photographer = Photographer(make_renderer(), synthesis)
+            photographer = Photographer(make_renderer(), Backgrounds(synthesis.backgrounds))
             self._maker = SampleMaker(objects, SceneSampler(meshes, synthesis), photographer, network, jitter)
         return self._maker
 
@@ -81,14 +98,20 @@ class SynthesisBatches(Dataset[Batch]):
 
     def draw(self, index: int, photographs: int, crops: int) -> Batch:
         """Draw a batch of any size; negative indices are kept for validation."""
-        stream = [self.batch.seed, abs(index), int(index < 0)]
+        hardest = 1.0 if index < 0 else self.curriculum.hardest(index)
+
+        def draw(make: Callable[[np.random.Generator, float], Sample], part: int, num: int) -> dict[str, Tensor]:
+            samples = []
+            for i in range(num):
+                rng = np.random.default_rng([self.batch.seed, abs(index), int(index < 0), part, i])
+                samples.append(make(rng, rng.uniform(0, hardest)))
+            return collate(samples)
+
         batch: Batch = {}
         if photographs:
-            batch["glance"] = collate(
-                [self.maker.glance(np.random.default_rng([*stream, 0, i])) for i in range(photographs)]
-            )
+            batch["glance"] = draw(self.maker.glance, 0, photographs)
         if crops:
-            batch["gaze"] = collate([self.maker.gaze(np.random.default_rng([*stream, 1, i])) for i in range(crops)])
+            batch["gaze"] = draw(self.maker.gaze, 1, crops)
         return batch
 
 
@@ -103,13 +126,14 @@ class GlanceGazeTask:
         synthesis: SynthesisConfig,
         jitter: CropJitter,
         batch: BatchConfig,
+        curriculum: CurriculumConfig,
         lambdas: LambdaConfig,
         num_workers: int = 1,
     ) -> None:
         self.objects = list(objects)
         self.network = network
         self.model: nn.Module = GlanceGaze(network, len(self.objects))
-        self.batches = SynthesisBatches(objects, meshes, synthesis, network, jitter, batch)
+        self.batches = SynthesisBatches(objects, meshes, synthesis, network, jitter, batch, curriculum)
         self.lambdas = lambdas
         self.num_workers = num_workers
         self._validation: Batch | None = None

@@ -9,7 +9,7 @@ from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.samples import CropJitter
 from glimpose.objects.synthesis import SynthesisConfig
-from glimpose.objects.task import BatchConfig, GlanceGazeTask, LambdaConfig
+from glimpose.objects.task import BatchConfig, CurriculumConfig, GlanceGazeTask, LambdaConfig
 from glimpose.render.mesh import Mesh, load_mesh, simplify
 from glimpose.training.loop import TrainingConfig, fit
 
@@ -39,6 +39,7 @@ class ObjectsConfig:
     network: GlanceGazeConfig = field(default_factory=GlanceGazeConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     jitter: CropJitter = field(default_factory=CropJitter)
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
 
 def load_objects(data: DataConfig, num_keypoints: int) -> tuple[list[ObjectModel], list[Mesh]]:
@@ -69,6 +70,7 @@ def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Se
         config.synthesis,
         config.jitter,
         replace(config.batch, seed=config.training.seed),
+        config.curriculum,
         config.lambdas,
         config.training.num_workers,
     )
