@@ -69,9 +69,9 @@ class SensorConfig:
                 return (value[0] ** difficulty, value[1] ** difficulty)
             return (value[0] * difficulty, value[1] * difficulty) if isinstance(value, tuple) else value * difficulty
 
-        names = ("exposure_gain", "channel_gain", "gamma", "contrast", "saturation", "black_level", "hue_rad")
-        names += ("gray_prob", "shading_prob", "defocus_prob", "motion_prob")
-        return replace(self, **{name: shrunk(name) for name in names})
+        colour = ("exposure_gain", "channel_gain", "gamma", "contrast", "saturation", "black_level", "hue_rad")
+        chances = ("gray_prob", "shading_prob", "defocus_prob", "motion_prob")
+        return replace(self, **{name: shrunk(name) for name in (*colour, *chances)})
 
 
 def composite(
