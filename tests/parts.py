@@ -1,18 +1,20 @@
 """Fixtures: two small parts, one with a half-turn symmetry, and all that is needed to make samples of them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from glimpose.data.backgrounds import Backgrounds
-from glimpose.nets.glance_gaze import GlanceGazeConfig
+from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import MtgoeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.samples import CropJitter, SampleMaker
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.render.mesh import Mesh, box_mesh
 from glimpose.render.scene import make_renderer
+from glimpose.training.checkpoint import save_tensors
 
 TINY = MtgoeConfig(
     width=0.35, neck_channels=32, branch_channels=24, depth_channels=16, segmentation_channels=16, field_channels=24
@@ -47,3 +49,13 @@ def maker(parts: Parts) -> SampleMaker:
     sampler = SceneSampler(parts.meshes, parts.synthesis)
     photographer = Photographer(make_renderer(), Backgrounds())
     return SampleMaker(parts.objects, sampler, photographer, parts.network, CropJitter())
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path, parts: Parts) -> Path:
+    """An untrained checkpoint of the two parts."""
+    path = tmp_path / "model.safetensors"
+    weights = {f"model.{name}": value for name, value in GlanceGaze(parts.network, 2).state_dict().items()}
+    objects = [model.to_json() for model in parts.objects]
+    save_tensors(path, weights, {"kind": "objects", "network": asdict(parts.network), "objects": objects})
+    return path

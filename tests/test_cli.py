@@ -16,7 +16,7 @@ CAMERA = {"fx": 570.0, "fy": 570.0, "cx": 320.0, "cy": 240.0, "width": 640, "hei
 
 
 @pytest.fixture
-def folder(tmp_path, parts):
+def folder(tmp_path, parts, checkpoint):
     """CAD models, a camera, a photograph, a config and an untrained checkpoint."""
     write_models(
         tmp_path / "models",
@@ -26,14 +26,6 @@ def folder(tmp_path, parts):
     (tmp_path / "camera.json").write_text(json.dumps(CAMERA))
     cv2.imwrite(str(tmp_path / "photo.png"), np.full((480, 640, 3), 90, np.uint8))
     (tmp_path / "config.toml").write_text(f'[data]\nmodels = "{tmp_path / "models"}"\n')
-    from dataclasses import asdict
-
-    from glimpose.nets.glance_gaze import GlanceGaze
-
-    weights = {f"model.{k}": v for k, v in GlanceGaze(parts.network, 2).state_dict().items()}
-    objects = [model.to_json() for model in parts.objects]
-    metadata = {"kind": "objects", "network": asdict(parts.network), "objects": objects}
-    save_tensors(tmp_path / "model.safetensors", weights, metadata)
     return tmp_path
 
 

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out", type=Path, default=Path("glimpose-demo"), help="folder of the page (default: %(default)s)"
     )
-    demo.add_argument("--minutes", type=float, default=4.0, help="how long to train on two cores (default: %(default)s)")
+    demo.add_argument("--minutes", type=float, default=4.0, help="of training on two cores (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=run_demo)
 
