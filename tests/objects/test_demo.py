@@ -46,7 +46,7 @@ def test_a_short_demo_leaves_everything_behind(tmp_path: Path, monkeypatch: pyte
         return replace(
             config,
             training=replace(config.training, num_workers=0),
-            batch=BatchConfig(photographs=1, crops=2, validation_photographs=1, validation_crops=2),
+            batch=BatchConfig(windows=1, crops=2, validation_windows=1, validation_crops=2),
         )
 
     monkeypatch.setattr(demo, "demo_config", small)

@@ -15,7 +15,7 @@ def test_one_batch_can_be_learned(parts):
         parts.network,
         parts.synthesis,
         CropJitter(),
-        BatchConfig(photographs=1, crops=6),
+        BatchConfig(windows=2, crops=6),
         CurriculumConfig(),
         LambdaConfig(uncertainty=0.0),
         num_workers=0,

@@ -25,6 +25,8 @@ class CropJitter:
     center: float = 0.07
     """Of the crop's centre, in crop sides, in each direction."""
     log_scale: float = 0.12
+    window_px: int = 96
+    """Side of the glance's training windows: most of a whole photograph shows no object, and would teach little."""
     min_visible_fraction: float = 0.15
     """Objects that show less than this are not trained on."""
 
@@ -47,12 +49,19 @@ class SampleMaker:
         self.jitter = jitter
 
     def glance(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
-        """Draw a whole photograph at the glance's resolution with its dense targets."""
-        synthesis = self.sampler.config
+        """Draw a window of a photograph at the glance's resolution, mostly around some object, with dense targets."""
+        synthesis, side = self.sampler.config, self.jitter.window_px
         out_A_img, height, width = glance_matrix(synthesis.height, synthesis.width, self.network.glance_scale)
-        K = out_A_img @ synthesis.K
-        scene = only_visible_in(self.sampler.draw(rng, difficulty), K, height, width)
-        image, buffers = self.photographer.shoot(scene, K, height, width, rng, 1 / self.network.glance_scale)
+        scene = self.sampler.draw(rng, difficulty)
+        center = rng.uniform([0, 0], [width, height])
+        if scene.instances and rng.random() < 0.9:
+            aimed = scene.instances[int(rng.integers(len(scene.instances)))]
+            u, v, z = out_A_img @ synthesis.K @ aimed.cam_T_obj[:3, 3]
+            center = np.clip(np.array([u, v]) / z, 0, [width, height]) + rng.uniform(-0.4, 0.4, 2) * side
+        left, top = (center - side / 2).round()
+        K = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]) @ out_A_img @ synthesis.K
+        scene = only_visible_in(scene, K, side, side)
+        image, buffers = self.photographer.shoot(scene, K, side, side, rng, 1 / self.network.glance_scale)
         return {"image": _channels_first(image), **self._glance_targets(scene, buffers, K)}
 
     def gaze(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:

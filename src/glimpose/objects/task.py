@@ -42,11 +42,11 @@ class LambdaConfig:
 class BatchConfig:
     """How much of what goes into one step."""
 
-    photographs: int = 4
-    """Whole photographs for the glance; 0 trains only the gaze."""
+    windows: int = 16
+    """Windows of photographs for the glance; 0 trains only the gaze."""
     crops: int = 32
     """Crops for the gaze; 0 trains only the glance."""
-    validation_photographs: int = 32
+    validation_windows: int = 128
     validation_crops: int = 256
     seed: int = 0
 
@@ -94,9 +94,9 @@ class SynthesisBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         """Draw batch ``index``."""
-        return self.draw(index, self.batch.photographs, self.batch.crops)
+        return self.draw(index, self.batch.windows, self.batch.crops)
 
-    def draw(self, index: int, photographs: int, crops: int) -> Batch:
+    def draw(self, index: int, windows: int, crops: int) -> Batch:
         """Draw a batch of any size; negative indices are kept for validation."""
         hardest = 1.0 if index < 0 else self.curriculum.hardest(index)
 
@@ -108,8 +108,8 @@ class SynthesisBatches(Dataset[Batch]):
             return collate(samples)
 
         batch: Batch = {}
-        if photographs:
-            batch["glance"] = draw(self.maker.glance, 0, photographs)
+        if windows:
+            batch["glance"] = draw(self.maker.glance, 0, windows)
         if crops:
             batch["gaze"] = draw(self.maker.gaze, 1, crops)
         return batch
@@ -179,29 +179,28 @@ class GlanceGazeTask:
         if self._validation is None:
             self._validation = self.batches.draw(
                 -1,
-                batch_config.validation_photographs if batch_config.photographs else 0,
+                batch_config.validation_windows if batch_config.windows else 0,
                 batch_config.validation_crops if batch_config.crops else 0,
             )
         device = next(model.parameters()).device
         totals: dict[str, list[float]] = {}
-        for chunk in _chunks(self._validation, 4, 32):
+        for chunk in _chunks(self._validation, 32):
             moved = {part: {key: value.to(device) for key, value in maps.items()} for part, maps in chunk.items()}
             measured = {name: float(term) for name, term in self.losses(model, moved).items()}
             measured["loss"] = sum(measured.values())
             for name, value in measured.items():
                 totals.setdefault(name, []).append(value)
         means = {name: float(np.mean(values)) for name, values in totals.items()}
-        # Chunks of the two parts are not equally many, so the parts' terms are averaged before they are added.
+        # The two parts may have different numbers of chunks, so their terms are averaged before they are added.
         means["loss"] = sum(value for name, value in means.items() if name != "loss")
         return {**means, "score": -means["loss"]}
 
 
-def _chunks(batch: Batch, photographs: int, crops: int) -> Iterator[Batch]:
-    sizes = {"glance": photographs, "gaze": crops}
+def _chunks(batch: Batch, size: int) -> Iterator[Batch]:
     for part, maps in batch.items():
         count = len(next(iter(maps.values())))
-        for start in range(0, count, sizes[part]):
-            yield {part: {key: value[start : start + sizes[part]] for key, value in maps.items()}}
+        for start in range(0, count, size):
+            yield {part: {key: value[start : start + size] for key, value in maps.items()}}
 
 
 def cell_centers_px(maps: Tensor) -> Tensor:

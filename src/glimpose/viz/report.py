@@ -34,9 +34,11 @@ caption { caption-side: bottom; }
 .gallery figure { margin: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1.2rem 0; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; }
-th { font-weight: 600; }
+th, td { padding: .3rem 1.4rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; }
+th { font-weight: 600; vertical-align: bottom; }
+td { white-space: nowrap; }
 td.number, th.number { text-align: right; }
+figure svg { max-width: 46rem; }
 svg text { font: 12px system-ui, sans-serif; fill: var(--soft); }
 svg .grid { stroke: var(--line); }
 svg .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round; stroke-linecap: round; }
