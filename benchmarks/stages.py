@@ -7,6 +7,7 @@ Prints a Markdown table. "true centres" gives the gaze crops around the true cen
 
 import argparse
 import tempfile
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -45,13 +46,14 @@ def main() -> None:
             ResultRow(frame.scene_id, frame.im_id, pose.model.obj_id, pose.score, pose.cam_T_obj) for pose in poses
         )
 
-    for correspondences in ("keypoints", "coordinates"):
-        estimator = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(correspondences=correspondences))
-        for frame in tqdm(frames, desc=correspondences):
+    for correspondences, looks in product(("keypoints", "coordinates"), (1, 2)):
+        estimator = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(correspondences, looks))
+        name = f"{correspondences}, {looks} look{'s' if looks > 1 else ''}"
+        for frame in tqdm(frames, desc=name):
             image = frame.read_image()
-            keep(f"glance → {correspondences}", frame, estimator(image, frame.K))
+            keep(f"glance → {name}", frame, estimator(image, frame.K))
             detections = true_detections(estimator, frame)
-            keep(f"true centres → {correspondences}", frame, estimator.gaze(image, frame.K, detections))
+            keep(f"true centres → {name}", frame, estimator.estimate(image, frame.K, detections))
 
     print("| stage | ADD(-S) 0.1 d | AR_MSSD | AR_MSPD | per object ADD(-S) |\n|---|---|---|---|---|")
     for stage, stage_rows in rows.items():
@@ -60,7 +62,7 @@ def main() -> None:
             write_results_csv(csv, stage_rows)
             summary = evaluate(csv, args.dataset, args.split, args.targets, Path(folder))
         scores = " | ".join(f"{100 * summary[name]:.1f}" for name in ("ADD_S_0.1d", "AR_MSSD", "AR_MSPD"))
-        objects = " ".join(f"{row['obj_id']}:{100 * row['ADD_S_0.1d']:.0f}" for row in summary["per_object"])
+        objects = " ".join(f"{row['obj_id']}:{100 * row['ADD_S_0.1d']:.0f}" for row in summary["objects"])
         print(f"| {stage} | {scores} | {objects} |")
 
 

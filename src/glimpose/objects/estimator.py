@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,8 @@ class EstimatorConfig:
 
     correspondences: Literal["keypoints", "coordinates"] = "coordinates"
     """What the pose is solved from: voted keypoints, or every cell's object coordinate."""
+    looks: int = 2
+    """How often each object is gazed at; every look after the first is aimed by the pose before it."""
     max_instances: int = 16
     min_score: float = 0.05
     """Detections below this are not looked at."""
@@ -65,6 +67,11 @@ class PoseEstimate:
     detection: Detection
     disagreement: float
     """Distance between the solved translation and the one from voted centre and depth, in diameters."""
+
+    def aim(self, K: np.ndarray) -> Detection:
+        """Where to look for this object again."""
+        u, v, z = K @ self.cam_T_obj[:3, 3]
+        return replace(self.detection, center_px=np.array([u, v]) / z, depth_m=float(z))
 
 
 class PoseEstimator:
@@ -97,9 +104,17 @@ class PoseEstimator:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
         """Estimate poses from an RGB photograph, H×W×3 uint8, best first."""
-        detections = self.glance(image, K)
-        poses = self.gaze(image, K, detections) if detections else []
-        return sorted(poses, key=lambda pose: -pose.score)
+        return self.estimate(image, K, self.glance(image, K))
+
+    @torch.inference_mode()
+    def estimate(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
+        """Estimate the poses of objects already detected, best first; those without a pose are left out."""
+        poses = self.gaze(image, K, detections)
+        for _ in range(1, self.config.looks):
+            found = [pose for pose in poses if pose is not None]
+            again = self.gaze(image, K, [pose.aim(K) for pose in found])
+            poses = [after or before for before, after in zip(found, again, strict=True)]
+        return sorted((pose for pose in poses if pose is not None), key=lambda pose: -pose.score)
 
     def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
         """Find objects in the whole photograph."""
@@ -140,8 +155,10 @@ class PoseEstimator:
                 kept.append(detection)
         return kept
 
-    def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
-        """Look at each detection close up and solve for its pose."""
+    def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate | None]:
+        """Look at each detection close up and solve for its pose; None where there is none."""
+        if not detections:
+            return []
         crop_px = self.model.config.crop_px
         crops, cameras = [], []
         for detection in detections:
@@ -153,12 +170,10 @@ class PoseEstimator:
         object_index = torch.tensor([d.object_index for d in detections], device=self.device)
         maps = self.model.gaze_maps(self._batch(crops), object_index)
         views = decode_gaze(maps)
-        poses = []
-        for i, (detection, K_crop) in enumerate(zip(detections, cameras, strict=True)):
-            pose = self._solve(views, i, detection, K_crop)
-            if pose is not None:
-                poses.append(pose)
-        return poses
+        return [
+            self._solve(views, i, detection, K_crop)
+            for i, (detection, K_crop) in enumerate(zip(detections, cameras, strict=True))
+        ]
 
     def _solve(self, views: "GazeViews", i: int, detection: Detection, K_crop: np.ndarray) -> PoseEstimate | None:
         """Solve one crop's pose, in the crop's camera, which is the photograph's with another K."""

@@ -12,6 +12,7 @@ from glimpose.data.bop import ResultRow, model_path, read_camera, write_results_
 from glimpose.data.files import IMAGE_SUFFIXES, read_image, write_image
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.render.mesh import Mesh, load_mesh
+from glimpose.render.scene import make_renderer
 from glimpose.viz.overlay import PoseLabel, draw_poses
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def predict(
     poses go into that folder; with ``meshes`` (by object id) they show outlines instead of boxes.
     """
     rows: list[ResultRow] = []
+    renderer = make_renderer() if overlay is not None and meshes else None
     for photograph in tqdm(list(photographs), desc="predict", unit="image"):
         view = read_camera(camera, photograph.im_id)
         image = read_image(photograph.path)
@@ -82,7 +84,7 @@ def predict(
         ]
         if overlay is not None:
             overlay.mkdir(parents=True, exist_ok=True)
-            drawn = draw_poses(image, view.K, [_label(pose, meshes or {}) for pose in poses])
+            drawn = draw_poses(image, view.K, [_label(pose, meshes or {}) for pose in poses], renderer=renderer)
             name = f"{photograph.scene_id:06d}_{photograph.im_id:06d}.jpg"
             write_image(overlay / name, drawn)
     write_results_csv(out, rows)
