@@ -99,7 +99,9 @@ class SceneSampler:
         self.config = config
         self.distractors = _clutter(np.random.default_rng(7), 40)
         # Where an object touches the table and how much room it takes is told by a few of its vertices.
-        self._outlines = {id(mesh): _outline(mesh) for mesh in [*self.meshes, *self.distractors]}
+        everything = [*self.meshes, *self.distractors]
+        self._outlines = {id(mesh): _outline(mesh) for mesh in everything}
+        self._radii_m = {id(mesh): float(np.linalg.norm(mesh.vertices, axis=1).max()) for mesh in everything}
 
     def draw(self, rng: np.random.Generator, difficulty: float = 1.0) -> Scene:
         """Put objects on a table, denser or sparser, and a camera above it; see `SynthesisConfig.eased`."""
@@ -134,7 +136,7 @@ class SceneSampler:
             if cam_T_obj[2, 3] > 0.15:  # not in the lens
                 instances.append(Instance(mesh, cam_T_obj))
                 object_index.append(index)
-                radii.append(float(np.linalg.norm(outline, axis=1).max()))
+                radii.append(self._radii_m[id(mesh)])
         return Scene(tuple(instances), tuple(object_index), tuple(radii), config)
 
 

@@ -1,0 +1,79 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from glimpose.data.sensor import SensorConfig
+from glimpose.objects.dataset import silhouette
+from glimpose.objects.synthesis import SceneSampler, SynthesisConfig, only_visible_in
+
+
+@pytest.fixture
+def sampler(parts) -> SceneSampler:
+    return SceneSampler(parts.meshes, parts.synthesis)
+
+
+def test_a_scene_is_a_function_of_its_generator(sampler):
+    first, second = (sampler.draw(np.random.default_rng(5)) for _ in range(2))
+    assert first.object_index == second.object_index
+    for a, b in zip(first.instances, second.instances, strict=True):
+        np.testing.assert_array_equal(a.cam_T_obj, b.cam_T_obj)
+
+
+def test_poses_are_rigid_and_in_front_of_the_camera(sampler):
+    for seed in range(20):
+        for instance in sampler.draw(np.random.default_rng(seed)).instances:
+            R = instance.cam_T_obj[:3, :3]
+            np.testing.assert_allclose(R @ R.T, np.eye(3), atol=1e-12)
+            assert np.linalg.det(R) > 0
+            assert instance.cam_T_obj[2, 3] > 0
+
+
+def test_upright_objects_are_seen_from_the_elevations_asked_for(parts):
+    synthesis = replace(parts.synthesis, elevation_deg=(30.0, 40.0), tilt_deg=0.0, free_pose_probability=0.0)
+    sampler = SceneSampler(parts.meshes, synthesis)
+    for seed in range(20):
+        for instance in sampler.draw(np.random.default_rng(seed)).instances:
+            up = instance.cam_T_obj[:3, 2]  # the table's normal, in the camera frame
+            elevation_deg = np.rad2deg(np.arcsin(-up[2]))
+            assert 30 - 1e-9 <= elevation_deg <= 40 + 1e-9
+
+
+def test_full_difficulty_is_the_config_and_none_is_a_fair_day():
+    config = SynthesisConfig()
+    assert config.eased(1.0) == config
+    easy = config.eased(0.0)
+    assert easy.free_pose_probability == easy.patch_probability == 0
+    assert easy.num_distractors == (0, 0)
+    assert easy.sensor.exposure_gain == easy.sensor.gamma == (1, 1)
+    assert easy.sensor.hue_rad == (0, 0)
+    assert easy.crowding > config.crowding
+
+
+def test_parts_in_a_bin_stay_in_any_pose_however_easy():
+    assert SynthesisConfig(free_pose_probability=1.0).eased(0.0).free_pose_probability == 1.0
+
+
+def test_difficulty_between_lies_between():
+    config, half = SensorConfig(), SensorConfig().eased(0.5)
+    assert config.exposure_gain[0] < half.exposure_gain[0] < 1 < half.exposure_gain[1] < config.exposure_gain[1]
+    assert 0 < half.motion_prob < config.motion_prob
+
+
+def test_what_is_left_out_of_a_scene_is_not_in_the_picture(sampler, maker, parts):
+    renderer, K = maker.photographer.renderer, parts.synthesis.K
+    shifted = np.array([[1, 0, -250], [0, 1, -150], [0, 0, 1.0]]) @ K
+    for seed in range(8):
+        scene = sampler.draw(np.random.default_rng(seed))
+        whole = renderer.render(scene.instances, shifted, 96, 96)
+        part = renderer.render(only_visible_in(scene, shifted, 96, 96).instances, shifted, 96, 96)
+        np.testing.assert_array_equal(whole.depth, part.depth)
+
+
+def test_silhouette_in_a_window_is_the_whole_silhouette(sampler, maker, parts):
+    renderer, K = maker.photographer.renderer, parts.synthesis.K
+    for seed in range(8):
+        scene = sampler.draw(np.random.default_rng(seed))
+        for instance, radius_m in zip(scene.instances, scene.radius_m, strict=True):
+            whole = renderer.render([instance], K, 480, 640).mask > 0
+            np.testing.assert_array_equal(silhouette(renderer, instance, radius_m, K, 480, 640), whole)
