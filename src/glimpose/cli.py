@@ -180,12 +180,13 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_export(args: argparse.Namespace) -> None:
-    """Keep only what predicting needs, in half precision."""
+    """Keep only what predicting needs, with the large tensors in half precision."""
     from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
     checkpoint = load_checkpoint(args.checkpoint)
     weights = {f"model.{name}": value for name, value in checkpoint.group("model").items()}
-    half = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
+    # Norms' statistics and biases are small, and some are too small or too large for half precision.
+    half = {name: value.half() if value.ndim > 1 else value for name, value in weights.items()}
     save_tensors(args.out, half, {**checkpoint.metadata, "exported_from_step": checkpoint.metadata.get("step")})
     logger.info("%s: %.1f MB", args.out, args.out.stat().st_size / 1e6)
 
