@@ -1,7 +1,8 @@
 """The whole way on one page: make two parts, learn them from random pictures, find them in others, keep the score."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,8 @@ def run_demo(out: Path, minutes: float = 4.0, seed: int = 0, num_photographs: in
     config = demo_config(out / "models", steps=max(1, round(minutes * STEPS_PER_MINUTE)), seed=seed)
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
     task = build_task(config, objects, meshes)
-    # One core draws pictures, the others train: threads that wait for each other suffer most from a busy core.
-    torch.set_num_threads(max(1, torch.get_num_threads() - config.training.num_workers))
-    checkpoint = fit(task, config.training, out / "run")
+    with _threads(torch.get_num_threads() - config.training.num_workers):
+        checkpoint = fit(task, config.training, out / "run")
 
     # Photograph fresh scenes, find the parts in them, and compare with the truth.
     renderer = make_renderer()
@@ -177,6 +177,17 @@ def demo_config(models: Path, steps: int, seed: int) -> ObjectsConfig:
         ),
         jitter=CropJitter(center=0.05, log_scale=0.08),
     )
+
+
+@contextmanager
+def _threads(num: int) -> Iterator[None]:
+    """Compute with this many threads: those that share a core with another process hold up all the others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, num))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def write_parts(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Poses drawn over photographs."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 
 import cv2
@@ -9,7 +10,9 @@ import numpy as np
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Instance, Renderer, make_renderer
 
-PALETTE = (
+Color = tuple[int, int, int]
+
+PALETTE: tuple[Color, ...] = (
     (86, 180, 233),
     (230, 159, 0),
     (0, 158, 115),
@@ -20,7 +23,7 @@ PALETTE = (
     (245, 245, 245),
 )
 """Okabe's and Ito's colours, which colour-blind people tell apart too, with white for their black."""
-AXIS_COLORS = ((235, 60, 50), (40, 190, 60), (60, 110, 255))
+AXIS_COLORS: tuple[Color, ...] = ((235, 60, 50), (40, 190, 60), (60, 110, 255))
 INK = (20, 20, 20)
 
 NEAR_M = 0.01
@@ -73,28 +76,21 @@ def draw_poses(
     shift = (zoom - 1) / 2
     K = np.array([[zoom, 0, shift], [0, zoom, shift], [0, 0, 1]]) @ K
 
-    opened = None
-    if renderer is None and any(pose.mesh is not None for pose in poses):
-        renderer = opened = make_renderer()
     names = sorted({pose.name for pose in poses})
     tags = []
-    for pose in sorted(poses, key=lambda pose: -pose.cam_T_obj[2, 3]):  # the nearest is drawn last
-        index = names.index(pose.name) if pose.color_index is None else pose.color_index
-        color = PALETTE[index % len(PALETTE)]
-        corners = pose.cam_T_obj[:3, :3] @ (pose.bounds_m[0] + _CORNERS * np.ptp(pose.bounds_m, axis=0)).T
-        corners = corners.T + pose.cam_T_obj[:3, 3]
-        if pose.mesh is not None and renderer is not None:
-            mask = renderer.render([Instance(pose.mesh, pose.cam_T_obj)], K, height, width, near_m=NEAR_M).mask
-            canvas.outline(mask, color)
-        else:
-            canvas.box(pose, corners, K, color)
-        canvas.axes(pose, K)
-        top = canvas.top_of(corners, K)
-        if top is not None:
-            score = "" if pose.score is None else f" {pose.score:.2f}"
-            tags.append((top, pose.name + score, color))
-    if opened is not None:
-        opened.close()
+    needs_renderer = renderer is None and any(pose.mesh is not None for pose in poses)
+    with closing(make_renderer()) if needs_renderer else nullcontext(renderer) as drawer:
+        for pose in sorted(poses, key=lambda pose: -pose.cam_T_obj[2, 3]):  # the nearest is drawn last
+            index = names.index(pose.name) if pose.color_index is None else pose.color_index
+            color = PALETTE[index % len(PALETTE)]
+            if pose.mesh is not None and drawer is not None:
+                mask = drawer.render([Instance(pose.mesh, pose.cam_T_obj)], K, height, width, near_m=NEAR_M).mask
+                top = canvas.outline(mask, color)
+            else:
+                top = canvas.box(pose, K, color)
+            canvas.axes(pose, K)
+            if top is not None:
+                tags.append((top, pose.name if pose.score is None else f"{pose.name} {pose.score:.2f}", color))
     canvas.write(tags)
     return canvas.image
 
@@ -108,37 +104,49 @@ class _Canvas:
         self.unit = emphasis * max(self.height, self.width) / WIDTH_PX
         """Size of what is one pixel in a picture of WIDTH_PX."""
 
-    def stroke(
-        self, points_px: np.ndarray, color: tuple[int, int, int], thickness: float, closed: bool = False
-    ) -> None:
+    def stroke(self, points_px: np.ndarray, color: Color, thickness: float, closed: bool = False) -> None:
         """Draw a polyline, n×2, with a thin dark rim that sets it off from any background."""
         fixed = np.rint(points_px * (1 << SUBPIXEL_BITS)).astype(np.int32)
         for ink, extra in ((INK, 2), (color, 0)):
             width = max(1, round(thickness * self.unit)) + extra
             cv2.polylines(self.image, [fixed], closed, ink, width, cv2.LINE_AA, SUBPIXEL_BITS)
 
-    def outline(self, mask: np.ndarray, color: tuple[int, int, int]) -> None:
-        """Draw the border of a mask."""
-        inside = (mask > 0).astype(np.uint8)
-        contours, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-        smooth = [_smooth(contour[:, 0].astype(np.float64)) for contour in contours if len(contour) > 8]
-        for contour in smooth:
-            self.stroke(contour, color, 2.5, closed=True)
+    def outline(self, mask: np.ndarray, color: Color) -> np.ndarray | None:
+        """Draw the border of a mask, and return the middle of its upper end; None where the mask is empty."""
+        contours, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        for contour in contours:
+            self.stroke(_smooth(contour[:, 0].astype(np.float64)), color, 2.5, closed=True)
+        if not contours:
+            return None
+        left, top, width, _ = cv2.boundingRect(mask)
+        return np.array([left + width / 2, top])
 
-    def box(self, pose: PoseLabel, corners: np.ndarray, K: np.ndarray, color: tuple[int, int, int]) -> None:
-        """Draw a box's edges, those behind it thinner."""
+    def box(self, pose: PoseLabel, K: np.ndarray, color: Color) -> np.ndarray | None:
+        """Draw a box's edges, those behind it thinner, and return the middle of its upper end; None where unseen."""
+        low, high = pose.bounds_m
+        corners = (low + _CORNERS * (high - low)) @ pose.cam_T_obj[:3, :3].T + pose.cam_T_obj[:3, 3]
         # Face (axis, side) is seen if the camera, in the object's frame, lies beyond it.
         camera = -pose.cam_T_obj[:3, :3].T @ pose.cam_T_obj[:3, 3]
-        is_seen = np.stack([camera < pose.bounds_m[0], camera > pose.bounds_m[1]])
+        is_seen = np.stack([camera < low, camera > high])
         edges = []
         for start, end in _EDGES:
             across = [axis for axis in range(3) if not (start ^ end) >> axis & 1]
             is_front = any(is_seen[start >> axis & 1, axis] for axis in across)
             edges.append((is_front, start, end))
+        ends_px = []
         for is_front, start, end in sorted(edges):
             segment = self.clip(corners[[start, end]], K)
             if segment is not None:
                 self.stroke(segment, color, 2.5 if is_front else 1)
+                ends_px.append(segment)
+        if not ends_px:
+            return None
+        size = np.array([self.width, self.height])
+        least, most = np.min(ends_px, axis=(0, 1)), np.max(ends_px, axis=(0, 1))
+        if (most < 0).any() or (least >= size).any():
+            return None
+        least, most = np.maximum(least, 0), np.minimum(most, size - 1)
+        return np.array([(least[0] + most[0]) / 2, least[1]])
 
     def axes(self, pose: PoseLabel, K: np.ndarray) -> None:
         """Draw the object's axes from its origin, the one that points away most first."""
@@ -158,7 +166,7 @@ class _Canvas:
                 head = np.stack([segment[1] - along + across, segment[1], segment[1] - along - across])
                 self.stroke(head, AXIS_COLORS[axis], 3)
 
-    def write(self, tags: Sequence[tuple[np.ndarray, str, tuple[int, int, int]]]) -> None:
+    def write(self, tags: Sequence[tuple[np.ndarray, str, Color]]) -> None:
         """Write each text on a plate of its colour above a point, and beside the plates already there."""
         scale, margin = 0.62 * max(self.unit, 0.55), round(6 * self.unit) + 1
         taken: list[tuple[float, float, float, float]] = []
@@ -211,19 +219,6 @@ class _Canvas:
         """Tell whether the camera sees a point."""
         u, v, w = K @ xyz_cam
         return bool(w > NEAR_M and 0 <= u < self.width * w and 0 <= v < self.height * w)
-
-    def top_of(self, corners: np.ndarray, K: np.ndarray) -> np.ndarray | None:
-        """Middle of the upper border of what a box covers of the picture; None where that is nothing."""
-        segments = [self.clip(corners[[start, end]], K) for start, end in _EDGES]
-        points = np.concatenate([segment for segment in segments if segment is not None] or [np.empty((0, 2))])
-        if not len(points):
-            return None
-        low, high = points.min(0), points.max(0)
-        size = np.array([self.width, self.height])
-        if (high < 0).any() or (low >= size).any():
-            return None
-        low, high = np.maximum(low, 0), np.minimum(high, size - 1)
-        return np.array([(low[0] + high[0]) / 2, low[1]])
 
 
 def _smooth(contour: np.ndarray) -> np.ndarray:
