@@ -35,9 +35,9 @@ logger = logging.getLogger(__name__)
 class EstimatorConfig:
     """How maps become poses."""
 
-    correspondences: Literal["keypoints", "coordinates"] = "coordinates"
+    correspondences: Literal["keypoints", "coordinates"] = "keypoints"
     """What the pose is solved from: voted keypoints, or every cell's object coordinate."""
-    looks: int = 2
+    looks: int = 1
     """How often each object is gazed at; every look after the first is aimed by the pose before it."""
     max_instances: int = 16
     min_score: float = 0.05
