@@ -17,6 +17,9 @@ from glimpose.viz.overlay import PoseLabel, draw_poses
 
 logger = logging.getLogger(__name__)
 
+SHOWN_SCORE = 0.05
+"""Pictures leave out less sure poses; the result file has them all."""
+
 
 @dataclass(frozen=True)
 class Photograph:
@@ -84,7 +87,8 @@ def predict(
         ]
         if overlay is not None:
             overlay.mkdir(parents=True, exist_ok=True)
-            drawn = draw_poses(image, view.K, [_label(pose, meshes or {}) for pose in poses], renderer=renderer)
+            shown = [_label(pose, meshes or {}) for pose in poses if pose.score >= SHOWN_SCORE]
+            drawn = draw_poses(image, view.K, shown, renderer=renderer)
             name = f"{photograph.scene_id:06d}_{photograph.im_id:06d}.jpg"
             write_image(overlay / name, drawn)
     write_results_csv(out, rows)
