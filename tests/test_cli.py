@@ -138,7 +138,7 @@ def test_implausible_unit_warns_with_the_diameter(folder, caplog):
 
 def test_synth_writes_a_dataset_that_evaluates(folder):
     out = folder / "new"
-    argv = ["synth", str(folder / "config.toml"), "--out", str(out), "--num", "2", "--split", "test"]
+    argv = ["synth", str(folder / "config.toml"), "--out", str(out), "--num", "2", "--split", "test", "--workers", "1"]
     assert main([*argv, "synthesis.distance_m=[0.4, 0.6]"]) == 0
     assert main(predict(folder, ("image", str(out / "test")), ("camera", str(out / "camera.json")))) == 0
     targets = str(out / "test_targets_bop19.json")

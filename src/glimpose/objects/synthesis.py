@@ -91,26 +91,36 @@ class Scene:
         )
 
 
+@dataclass(frozen=True)
+class _Prop:
+    """A mesh, and what placing it takes."""
+
+    mesh: Mesh
+    outline_m: np.ndarray
+    """A few vertices that tell where it touches the table and how much room it takes."""
+    radius_m: float
+
+    @classmethod
+    def of(cls, mesh: Mesh) -> "_Prop":
+        return cls(mesh, _outline(mesh), float(np.linalg.norm(mesh.vertices, axis=1).max()))
+
+
 class SceneSampler:
     """Draws scenes from meshes; a scene is a function of the random generator alone."""
 
     def __init__(self, meshes: Sequence[Mesh], config: SynthesisConfig) -> None:
-        self.meshes = list(meshes)
         self.config = config
-        self.distractors = _clutter(np.random.default_rng(7), 40)
-        # Where an object touches the table and how much room it takes is told by a few of its vertices.
-        everything = [*self.meshes, *self.distractors]
-        self._outlines = {id(mesh): _outline(mesh) for mesh in everything}
-        self._radii_m = {id(mesh): float(np.linalg.norm(mesh.vertices, axis=1).max()) for mesh in everything}
+        self.objects = [_Prop.of(mesh) for mesh in meshes]
+        self.distractors = [_Prop.of(mesh) for mesh in _clutter(np.random.default_rng(7), 40)]
 
     def draw(self, rng: np.random.Generator, difficulty: float = 1.0) -> Scene:
         """Put objects on a table, denser or sparser, and a camera above it; see `SynthesisConfig.eased`."""
         config = self.config if difficulty == 1 else self.config.eased(difficulty)
         num = int(rng.integers(config.num_objects[0], config.num_objects[1] + 1))
-        repeats = num > len(self.meshes) or rng.random() < config.repeat_probability
-        chosen = [int(i) for i in rng.choice(len(self.meshes), num, replace=repeats)]
+        repeats = num > len(self.objects) or rng.random() < config.repeat_probability
+        chosen = [int(i) for i in rng.choice(len(self.objects), num, replace=repeats)]
         num_distractors = int(rng.integers(config.num_distractors[0], config.num_distractors[1] + 1))
-        entries = [(index, self.meshes[index]) for index in chosen]
+        entries = [(index, self.objects[index]) for index in chosen]
         entries += [(-1, self.distractors[i]) for i in rng.integers(len(self.distractors), size=num_distractors)]
         order = rng.permutation(len(entries))
 
@@ -119,10 +129,10 @@ class SceneSampler:
         taken: list[tuple[np.ndarray, float]] = []
         instances, object_index, radii = [], [], []
         for entry in order:
-            index, mesh = entries[entry]
+            index, prop = entries[entry]
             is_free = rng.random() < config.free_pose_probability
             rotation = _orientation(rng, config, is_free)
-            outline = self._outlines[id(mesh)] @ rotation.T
+            outline = prop.outline_m @ rotation.T
             radius_m = 0.7 * float(np.sqrt((outline[:, :2] ** 2).sum(1).max()))
             place = _free_place(rng, taken, radius_m, crowding)
             if place is None:
@@ -134,9 +144,9 @@ class SceneSampler:
             world_T_obj[:3, 3] = [*place, height_m]
             cam_T_obj = cam_T_world @ world_T_obj
             if cam_T_obj[2, 3] > 0.15:  # not in the lens
-                instances.append(Instance(mesh, cam_T_obj))
+                instances.append(Instance(prop.mesh, cam_T_obj))
                 object_index.append(index)
-                radii.append(self._radii_m[id(mesh)])
+                radii.append(prop.radius_m)
         return Scene(tuple(instances), tuple(object_index), tuple(radii), config)
 
 
