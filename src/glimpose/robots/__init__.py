@@ -1,0 +1,1 @@
+"""Relative poses of robots, learned from the states of their LEDs."""

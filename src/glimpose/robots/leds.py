@@ -1,0 +1,97 @@
+"""Which LEDs a robot has, where they are, and from where each is seen."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from glimpose.config import load
+
+MIRROR_TOLERANCE_DEG = 5.0
+MIRROR_TOLERANCE_M = 0.02
+
+
+@dataclass(frozen=True)
+class Led:
+    """One light, in the robot's base frame (x forward, y left, z up, origin on the floor)."""
+
+    name: str
+    azimuth_deg: float
+    """Direction it faces: 0 forward, +90 left."""
+    half_width_deg: float = 90.0
+    """It is seen from bearings within this of its azimuth."""
+    position_m: tuple[float, float, float] | None = None
+    """Its centre; only drawing needs it."""
+    size_m: tuple[float, float] = (0.051, 0.028)
+    """Width and height of the plate that shines."""
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier():
+            raise ValueError(f"name is '{self.name}', expected letters, digits and underscores")
+        if not 0 < self.half_width_deg <= 180:
+            raise ValueError(f"half_width_deg of LED {self.name} is {self.half_width_deg:g}, expected 0 to 180")
+
+
+@dataclass(frozen=True)
+class LedRobot:
+    """A kind of robot, as far as its LEDs tell."""
+
+    name: str
+    leds: tuple[Led, ...]
+    gimbal_m: tuple[float, float, float]
+    """The point whose image position is learned about and scored, in the base frame."""
+
+    def __post_init__(self) -> None:
+        if not self.leds:
+            raise ValueError("leds: none given, expected at least one")
+        doubled = {led.name for led in self.leds if self.led_names.count(led.name) > 1}
+        if doubled:
+            raise ValueError(f"leds: {', '.join(sorted(doubled))} given more than once")
+
+    @property
+    def led_names(self) -> tuple[str, ...]:
+        """In the order of the file, as everywhere."""
+        return tuple(led.name for led in self.leds)
+
+    @property
+    def azimuths_rad(self) -> np.ndarray:
+        """K angles α_k."""
+        return np.deg2rad([led.azimuth_deg for led in self.leds])
+
+    @property
+    def half_widths_rad(self) -> np.ndarray:
+        """K half-widths of the arcs from which the LEDs are seen."""
+        return np.deg2rad([led.half_width_deg for led in self.leds])
+
+    def faces(self, bearing_rad: np.ndarray | float) -> np.ndarray:
+        """Tell which LEDs can be seen from bearings ψ: bool, [..., K]."""
+        away = np.asarray(bearing_rad)[..., None] - self.azimuths_rad
+        return np.abs(np.arctan2(np.sin(away), np.cos(away))) <= self.half_widths_rad + 1e-9
+
+    @cached_property
+    def mirrored(self) -> tuple[int, ...]:
+        """For each LED the index of the one that takes its place in a mirror image (left and right swapped)."""
+        return tuple(self._mirror(led) for led in self.leds)
+
+    def _mirror(self, led: Led) -> int:
+        found = []
+        for i, other in enumerate(self.leds):
+            turn = (other.azimuth_deg + led.azimuth_deg + 180) % 360 - 180
+            distance_m = 0.0
+            if led.position_m is not None and other.position_m is not None:
+                distance_m = float(np.linalg.norm(np.array(led.position_m) * [1, -1, 1] - other.position_m))
+            if abs(turn) <= MIRROR_TOLERANCE_DEG and distance_m <= MIRROR_TOLERANCE_M:
+                found.append(i)
+        if len(found) != 1:
+            names = ", ".join(self.leds[i].name for i in found) or "none"
+            raise ValueError(
+                f"{self.name}: the mirror image of LED {led.name} could be {names}; pictures can't be flipped. "
+                "Give LEDs their position_m, or switch flips off"
+            )
+        return found[0]
+
+
+def load_leds(path: Path) -> LedRobot:
+    """Read a robot's LEDs from a TOML file; raises FileNotFoundError, or ValueError naming the key at fault."""
+    return load(LedRobot, Path(path))
