@@ -25,7 +25,9 @@ class Pretext(Protocol):
     def bearing(self) -> Literal["bins", "vector"]:
         """How the network has to give bearings."""
 
-    def terms(self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor) -> dict[str, Tensor]:
+    def terms(
+        self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor
+    ) -> dict[str, Tensor]:
         """Weighted terms of the loss, each b."""
 
 
@@ -111,7 +113,9 @@ class LatentPose:
         """Bearings are a distribution."""
         return "bins"
 
-    def terms(self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor) -> dict[str, Tensor]:
+    def terms(
+        self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor
+    ) -> dict[str, Tensor]:
         """Give the likelihood and the zoom error."""
         led = latent_pose(maps, batch["led_on"], batch["is_there"])
         return {"led": led, "zoom": self.zoom_weight * zoom_error(maps, grid)}
@@ -129,7 +133,9 @@ class WeightedBce:
         """Bearings are the angle of a vector."""
         return "vector"
 
-    def terms(self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor) -> dict[str, Tensor]:
+    def terms(
+        self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor
+    ) -> dict[str, Tensor]:
         """Give the loss and, if asked for, the zoom error."""
         terms = {"led": weighted_bce(maps, grid, batch["led_on"], batch["is_there"], azimuth_rad)}
         if self.zoom_weight:

@@ -1,0 +1,208 @@
+"""The robots' network: small, fully convolutional, run with the same weights on every level of an image pyramid.
+
+photograph ─┬─ level 0 ─┐                       ┌ position   is a robot at this cell, seen at this level?
+            ├─ level 1 ─┼─ seven convolutions ──┼ bearing    from which side is it seen?
+            ├─ level 2 ─┤  (stride 8)           ├ led        which of its LEDs are on?
+            └─ level 3 ─┘                       └ log_range  how far away is it, up to a factor?
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from glimpose.geometry.camera import pixel_grid
+
+STRIDE = 8
+KERNELS = (6, 3, 3, 3, 3, 3, 3)
+DILATIONS = (1, 1, 1, 1, 2, 3, 2)
+POOLED_AFTER = (1, 2)
+"""Layers that 2×2 maxima follow; the first layer has a stride of 2 itself. 152 pixels see into each cell."""
+NUM_HARMONICS = 3
+"""Fourier coefficients of a visibility curve: a constant, and as many cosines and sines."""
+CURVE_SHARPNESS = 4.0
+"""Of the visibility curves that training starts from: at the middle of a half-circle's arc they are sigmoid(4)."""
+
+
+@dataclass(frozen=True)
+class LedFcnConfig:
+    """Architecture of the network and of the pyramid; stored in every checkpoint."""
+
+    input_scale: float = 0.5
+    """The finest level sees the photograph resized by this factor."""
+    num_scales: int = 4
+    ratio: float = 2**-0.5
+    """Size of each level relative to the one before."""
+    channels: tuple[int, ...] = (24, 32, 48, 64, 64, 64, 64)
+    bearing: Literal["bins", "vector"] = "bins"
+    """Logits over directions, or (cos, sin) of one of them."""
+    num_bins: int = 16
+
+    def __post_init__(self) -> None:
+        if len(self.channels) != len(KERNELS):
+            raise ValueError(f"channels: got {len(self.channels)} numbers, expected {len(KERNELS)}, one per layer")
+        if not (0 < self.ratio < 1 and self.input_scale > 0 and self.num_scales >= 1):
+            raise ValueError("expected 0 < ratio < 1, input_scale > 0 and num_scales >= 1")
+
+
+@dataclass(frozen=True)
+class PyramidGrid:
+    """Where the n cells of all levels are, finest level first; pixels are those of the network's input."""
+
+    uv: Tensor
+    """n×2 centres."""
+    level: Tensor
+    """n."""
+    log_zoom: Tensor
+    """n: logarithm of the level's size relative to the input's, 0 and below."""
+    twins: Tensor
+    """n×levels: the cell at the same place on each level; on its own, the cell itself."""
+    num_copies: Tensor
+    """n: how often the cell occurs once its level is enlarged to the finest one by repeating cells."""
+
+    def to(self, device: torch.device) -> "PyramidGrid":
+        """Move to a device."""
+        return PyramidGrid(**{name: value.to(device) for name, value in vars(self).items()})
+
+
+def level_sizes(height: int, width: int, config: LedFcnConfig) -> list[tuple[int, int]]:
+    """Rows and columns of each level's image."""
+    zooms = [config.ratio**level for level in range(config.num_scales)]
+    return [(max(1, round(height * zoom)), max(1, round(width * zoom))) for zoom in zooms]
+
+
+@lru_cache(maxsize=8)
+def pyramid_grid(height: int, width: int, config: LedFcnConfig) -> PyramidGrid:
+    """Lay out the cells for an input of that size."""
+    sizes = level_sizes(height, width, config)
+    cells = [(-(-rows // STRIDE), -(-columns // STRIDE)) for rows, columns in sizes]
+    scales = [torch.tensor([width / columns, height / rows]) for rows, columns in sizes]
+    uv, level, twins, copies = [], [], [], []
+    starts = [sum(r * c for r, c in cells[:i]) for i in range(len(cells))]
+    for i, (rows, columns) in enumerate(cells):
+        centers = (pixel_grid(rows, columns, STRIDE).flatten(0, 1) + 0.5) * scales[i] - 0.5
+        uv.append(centers)
+        level.append(torch.full((rows * columns,), i))
+        there = []
+        for j, (other_rows, other_columns) in enumerate(cells):
+            u, v = ((centers + 0.5) / scales[j] / STRIDE).floor().long().unbind(-1)
+            there.append(starts[j] + v.clamp(max=other_rows - 1) * other_columns + u.clamp(max=other_columns - 1))
+        twins.append(torch.stack(there, -1))
+        own = torch.arange(rows * columns, dtype=torch.float32).view(1, 1, rows, columns)
+        enlarged = F.interpolate(own, size=cells[0], mode="nearest").long().flatten()
+        copies.append(torch.bincount(enlarged, minlength=rows * columns))
+    level_of = torch.cat(level)
+    return PyramidGrid(
+        uv=torch.cat(uv),
+        level=level_of,
+        log_zoom=level_of * math.log(config.ratio),
+        twins=torch.cat(twins),
+        num_copies=torch.cat(copies),
+    )
+
+
+def bin_bearings_rad(num_bins: int) -> Tensor:
+    """Bearings at the middle of each bin."""
+    return torch.arange(num_bins) * (2 * math.pi / num_bins)
+
+
+def curve_coefficients(azimuth_rad: Tensor, half_width_rad: Tensor) -> Tensor:
+    """K×(1 + 2·harmonics) coefficients of visibility logits that are 0 at the ends of each LED's arc."""
+    constant = -CURVE_SHARPNESS * half_width_rad.cos()
+    first = CURVE_SHARPNESS * torch.stack([azimuth_rad.cos(), azimuth_rad.sin()], -1)
+    return F.pad(torch.cat([constant[:, None], first], -1), (0, 2 * NUM_HARMONICS - 2))
+
+
+def visibility_logits(coefficients: Tensor, bearing_rad: Tensor) -> Tensor:
+    """Logit of each LED being seen from each bearing: ...×(1 + 2h) coefficients of K LEDs give ...×K."""
+    order = torch.arange(1, NUM_HARMONICS + 1, device=bearing_rad.device)
+    angle = bearing_rad[..., None] * order
+    waves = torch.stack([angle.cos(), angle.sin()], -1).flatten(-2)
+    return F.pad(waves, (1, 0), value=1.0) @ coefficients.mT
+
+
+class JointNorm(nn.BatchNorm2d):
+    """Batch norm with the statistics of all levels together, for the weights before and after it are shared too."""
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
+        """Normalise each level's b×c×h×w."""
+        if not self.training:
+            return [super(JointNorm, self).forward(x) for x in levels]
+        rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels])  # no copy of channels-last levels
+        rows = super().forward(rows.mT[None, :, :, None])[0, :, :, 0].mT
+        parts = rows.split([x.numel() // x.shape[1] for x in levels])
+        return [
+            part.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2) for part, x in zip(parts, levels, strict=True)
+        ]
+
+
+class Layer(nn.Module):
+    """A convolution shared by all levels, and its norm."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, stride: int) -> None:
+        super().__init__()
+        padding = (kernel - stride) // 2 if stride > 1 else dilation * (kernel // 2)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
+        self.norm = JointNorm(outputs)
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
+        """Filter every level."""
+        return [F.relu(x) for x in self.norm([self.conv(x) for x in levels])]
+
+
+class LedFcn(nn.Module):
+    """The network, and what it learns about its robots: from where each LED is seen."""
+
+    arc: Tensor
+
+    def __init__(self, config: LedFcnConfig, azimuth_rad: Sequence[float], half_width_rad: Sequence[float]) -> None:
+        super().__init__()
+        self.config = config
+        widths = (3, *config.channels)
+        self.layers = nn.ModuleList(
+            Layer(widths[i], widths[i + 1], KERNELS[i], DILATIONS[i], stride=2 if i == 0 else 1)
+            for i in range(len(KERNELS))
+        )
+        num_bearings = config.num_bins if config.bearing == "bins" else 2
+        self.heads = {"position": 1, "bearing": num_bearings, "led": len(azimuth_rad), "log_range": 1}
+        self.mix = Layer(widths[-1], widths[-1], kernel=1, dilation=1, stride=1)
+        self.head = nn.Conv2d(widths[-1], sum(self.heads.values()), 1)
+        nn.init.normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
+        # About the logarithm of how many cells there are: at first a robot is as likely anywhere as nowhere.
+        self.no_robot = nn.Parameter(torch.tensor([7.0]))
+        # A sum of both, so that weight decay pulls towards the arc instead of towards "seen half of the time".
+        self.register_buffer("arc", curve_coefficients(torch.tensor(azimuth_rad), torch.tensor(half_width_rad)))
+        self.arc_change = nn.Parameter(torch.zeros_like(self.arc))
+
+    def forward(self, image: Tensor) -> dict[str, Tensor]:
+        """Predict maps of RGB images in 0..1, b×3×h×w of any size, already resized by ``input_scale``.
+
+        Over the n cells of `pyramid_grid`: ``position`` b×n and ``bearing`` b×n×bins, logits of where a robot is and
+        from where it's seen (or b×n×2, cos and sin); ``led`` b×n×K, logits of what is on if it's there; ``log_range``
+        b×n, the logarithm of its depth up to a constant. Besides, ``no_robot`` (1), the logit that there is none, on
+        the scale of ``position``; and ``visibility`` (K×coefficients), the LEDs' curves.
+        """
+        height, width = image.shape[-2:]
+        levels = [
+            (image if size == (height, width) else F.interpolate(image, size, mode="bilinear", antialias=True)) * 4 - 2
+            for size in level_sizes(height, width, self.config)
+        ]
+        levels = [F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE)) for x in levels]
+        for i, layer in enumerate(self.layers):
+            levels = layer(levels)
+            if i in POOLED_AFTER:
+                levels = [F.max_pool2d(x, 2) for x in levels]
+        stacked = torch.cat([self.head(x).flatten(2) for x in self.mix(levels)], -1).mT.float()
+        parts = stacked.split(list(self.heads.values()), dim=-1)
+        maps = dict(zip(self.heads, parts, strict=True))
+        log_zoom = pyramid_grid(height, width, self.config).log_zoom.to(image.device)
+        # A level shows everything further away than it is.
+        maps["log_range"] = maps["log_range"][..., 0] + log_zoom
+        maps["position"] = maps["position"][..., 0]
+        return {**maps, "no_robot": self.no_robot, "visibility": self.arc + self.arc_change}

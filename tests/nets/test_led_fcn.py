@@ -1,0 +1,141 @@
+import math
+
+import pytest
+import torch
+
+from glimpose.geometry.camera import pixel_grid
+from glimpose.nets.led_fcn import (
+    STRIDE,
+    LedFcn,
+    LedFcnConfig,
+    bin_bearings_rad,
+    level_sizes,
+    pyramid_grid,
+    visibility_logits,
+)
+
+AZIMUTHS = [0.0, math.pi, math.pi / 2, -math.pi / 2, math.pi / 2, -math.pi / 2]
+HALF_WIDTHS = [math.radians(w) for w in (80, 80, 55, 55, 90, 90)]
+SMALL = LedFcnConfig(channels=(8, 8, 8, 8, 8, 8, 8))
+
+
+def network(config: LedFcnConfig = SMALL) -> LedFcn:
+    torch.manual_seed(0)
+    return LedFcn(config, AZIMUTHS, HALF_WIDTHS)
+
+
+def test_default_network_has_at_most_250_thousand_parameters():
+    assert sum(parameter.numel() for parameter in network(LedFcnConfig()).parameters()) <= 250_000
+
+
+@pytest.mark.parametrize("size", [(180, 320), (97, 131), (24, 33)])
+def test_any_image_size_gives_a_value_for_every_cell(size):
+    maps = network().eval()(torch.rand(2, 3, *size))
+    grid = pyramid_grid(*size, SMALL)
+    num = len(grid.uv)
+    assert maps["position"].shape == maps["log_range"].shape == (2, num)
+    assert maps["bearing"].shape == (2, num, SMALL.num_bins)
+    assert maps["led"].shape == (2, num, len(AZIMUTHS))
+    assert all(value.isfinite().all() for value in maps.values())
+
+
+def test_every_level_covers_the_whole_image():
+    grid = pyramid_grid(180, 320, SMALL)
+    for level in range(SMALL.num_scales):
+        uv = grid.uv[grid.level == level]
+        cell_px = STRIDE / SMALL.ratio**level
+        assert (uv.amin(0) < cell_px).all()
+        assert (uv.amax(0) > torch.tensor([320.0, 180.0]) - cell_px - 1).all()
+
+
+def test_twins_are_the_cells_at_the_same_place():
+    grid = pyramid_grid(180, 320, SMALL)
+    assert torch.equal(grid.twins[torch.arange(len(grid.uv)), grid.level], torch.arange(len(grid.uv)))
+    inside = (grid.uv < torch.tensor([300.0, 160.0])).all(1)
+    for level in range(SMALL.num_scales):
+        twin = grid.twins[inside, level]
+        assert (grid.level[twin] == level).all()
+        half_cell_px = STRIDE / SMALL.ratio**level / 2
+        assert ((grid.uv[twin] - grid.uv[inside]).abs() <= half_cell_px * 1.02).all()
+
+
+def test_enlarging_by_repetition_copies_each_cell_as_often_as_the_grid_says():
+    grid = pyramid_grid(180, 320, SMALL)
+    finest = int((grid.level == 0).sum())
+    for level in range(SMALL.num_scales):
+        assert int(grid.num_copies[grid.level == level].sum()) == finest
+    assert (grid.num_copies[grid.level == 0] == 1).all()
+
+
+def test_a_cell_sees_100_to_180_pixels_around_it():
+    config = LedFcnConfig(num_scales=1)
+    middle = int((pyramid_grid(256, 256, config).uv - 128).square().sum(1).argmin())
+    # Through maxima, a gradient finds one way only: all ways together are found by trying many images.
+    seen = torch.zeros(256, 256, dtype=torch.bool)
+    model = network(config).eval()
+    for seed in range(20):
+        image = torch.rand(1, 3, 256, 256, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+        maps = model(image)
+        (gradient,) = torch.autograd.grad(maps["led"][0, middle].square().sum(), image)
+        seen |= gradient[0].abs().sum(0) > 0
+    rows, columns = seen.any(1).nonzero().flatten(), seen.any(0).nonzero().flatten()
+    for extent in (rows, columns):
+        assert 100 <= int(extent[-1] - extent[0]) + 1 <= 180
+        assert abs(float(extent[-1] + extent[0]) / 2 - 128) < STRIDE
+
+
+def test_a_shifted_image_gives_shifted_maps():
+    config = LedFcnConfig(channels=SMALL.channels, num_scales=1)
+    model = network(config).eval()
+    image = torch.rand(1, 3, 256, 256)
+    cells = 256 // STRIDE
+    before = model(image)["led"].view(cells, cells, -1)
+    after = model(image.roll((16, 24), dims=(2, 3)))["led"].view(cells, cells, -1)
+    torch.testing.assert_close(after[15:18, 15:18], before[13:16, 12:15], atol=1e-5, rtol=0)
+
+
+def test_norm_in_training_is_that_of_all_levels_together():
+    model = network().train()
+    norm = model.layers[0].norm
+    levels = [torch.randn(2, 8, 6, 9) + 1, 3 * torch.randn(2, 8, 3, 5)]
+    normed = norm(levels)
+    rows = torch.cat([x.movedim(1, -1).reshape(-1, 8) for x in normed])
+    torch.testing.assert_close(rows.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(rows.var(0, unbiased=False), torch.ones(8), atol=1e-3, rtol=0)
+    given = torch.cat([x.movedim(1, -1).reshape(-1, 8) for x in levels])
+    expected = (given - given.mean(0)) / given.var(0, unbiased=False).sqrt()
+    torch.testing.assert_close(rows, expected, atol=1e-4, rtol=0)
+
+
+def test_visibility_starts_at_the_arc_from_which_an_led_is_seen():
+    model = network()
+    bearing = torch.linspace(-math.pi, math.pi, 721)
+    seen = visibility_logits(model.arc, bearing) > 0
+    for k, (azimuth, half_width) in enumerate(zip(AZIMUTHS, HALF_WIDTHS, strict=True)):
+        away = torch.remainder(bearing - azimuth + math.pi, 2 * math.pi) - math.pi
+        off = seen[:, k] != (away.abs() < half_width)
+        assert not off[(away.abs() - half_width).abs() > 0.02].any()
+
+
+def test_a_level_of_half_the_size_shows_everything_twice_as_far():
+    config = LedFcnConfig(channels=SMALL.channels, num_scales=3, ratio=0.5)
+    model = network(config).eval()
+    with torch.no_grad():
+        model.head.weight.zero_()
+    log_range = model(torch.rand(1, 3, 64, 64))["log_range"][0]
+    grid = pyramid_grid(64, 64, config)
+    for level in range(3):
+        assert log_range[grid.level == level].unique().item() == pytest.approx(level * math.log(0.5))
+
+
+def test_levels_are_rounded_zooms_and_bearings_go_round():
+    assert level_sizes(180, 320, LedFcnConfig(num_scales=3, ratio=0.5)) == [(180, 320), (90, 160), (45, 80)]
+    assert bin_bearings_rad(4).tolist() == pytest.approx([0, math.pi / 2, math.pi, 3 * math.pi / 2])
+    assert torch.equal(pyramid_grid(16, 16, LedFcnConfig(num_scales=1)).uv, pixel_grid(2, 2, STRIDE).flatten(0, 1))
+
+
+def test_impossible_pyramids_are_refused():
+    with pytest.raises(ValueError, match="ratio"):
+        LedFcnConfig(ratio=1.0)
+    with pytest.raises(ValueError, match="channels"):
+        LedFcnConfig(channels=(8, 8))

@@ -1,0 +1,266 @@
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, curve_coefficients, pyramid_grid, visibility_logits
+from glimpose.robots.pretexts import (
+    LatentPose,
+    WeightedBce,
+    latent_pose,
+    log_pose_prob,
+    weighted_bce,
+    zoom_error,
+)
+
+CONFIG = LedFcnConfig(num_scales=3, num_bins=8)
+HEIGHT, WIDTH = 40, 56
+GRID = pyramid_grid(HEIGHT, WIDTH, CONFIG)
+NUM = len(GRID.uv)
+AZIMUTH = torch.tensor([0.0, math.pi, math.pi / 2, -math.pi / 2], dtype=torch.float64)
+MIRRORED = [0, 1, 3, 2]
+K = len(AZIMUTH)
+
+
+def random_maps(seed: int, batch: int = 2, bearings: int = CONFIG.num_bins, num: int = NUM) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return 2 * torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    return {
+        "position": normal(batch, num),
+        "bearing": normal(batch, num, bearings),
+        "led": normal(batch, num, K),
+        "log_range": normal(batch, num),
+        "no_robot": normal(1),
+        "visibility": normal(K, 7),
+    }
+
+
+def random_states(seed: int, batch: int = 2, robots: int = 1) -> torch.Tensor:
+    return torch.randint(0, 2, (batch, robots, K), generator=torch.Generator().manual_seed(seed)).double()
+
+
+def there(led_on: torch.Tensor) -> torch.Tensor:
+    return torch.ones(led_on.shape[:2], dtype=torch.float64)
+
+
+def brute_force(maps: dict[str, torch.Tensor], led_on: torch.Tensor) -> float:
+    """The facts' formula for one image and robot, slot by slot, without logarithms."""
+    position, bearing, led = maps["position"][0], maps["bearing"][0], maps["led"][0]
+    bins = bearing.shape[-1]
+    seen = visibility_logits(maps["visibility"], bin_bearings_rad(bins).double()).sigmoid()
+    slots = {
+        (c, psi): float(position[c] + bearing[c, psi] - bearing[c].logsumexp(0))
+        for c in range(len(position))
+        for psi in range(bins)
+    }
+    partition = math.exp(maps["no_robot"].item()) + sum(math.exp(x) for x in slots.values())
+    total = math.exp(maps["no_robot"].item()) / partition * 0.5**K
+    for (c, psi), logit in slots.items():
+        likelihood = 1.0
+        for k in range(K):
+            q, v = float(led[c, k].sigmoid()), float(seen[psi, k])
+            likelihood *= v * (q if led_on[k] else 1 - q) + (1 - v) / 2
+        total += math.exp(logit) / partition * likelihood
+    return -math.log(total)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_latent_pose_is_the_sum_over_all_slots(seed):
+    maps, led_on = random_maps(seed, batch=1, num=12), random_states(seed, batch=1)
+    assert latent_pose(maps, led_on, there(led_on)).item() == pytest.approx(brute_force(maps, led_on[0, 0]), rel=1e-9)
+
+
+def test_probabilities_of_all_states_sum_to_one():
+    maps = random_maps(0, batch=1)
+    states = torch.tensor(list(itertools.product([0.0, 1.0], repeat=K)), dtype=torch.float64)
+    prob = sum(latent_pose(maps, state.view(1, 1, K), torch.ones(1, 1)).neg().exp().item() for state in states)
+    assert prob == pytest.approx(1.0)
+
+
+def test_latent_pose_has_the_right_gradients():
+    maps = {name: value.requires_grad_() for name, value in random_maps(1, batch=1, bearings=4, num=5).items()}
+    led_on = random_states(1, batch=1, robots=2)
+    names = [name for name in maps if name != "log_range"]
+
+    def loss(*values: torch.Tensor) -> torch.Tensor:
+        return latent_pose(dict(zip(names, values, strict=True)), led_on, there(led_on))
+
+    assert torch.autograd.gradcheck(loss, [maps[name] for name in names])
+
+
+def test_latent_pose_ignores_hidden_leds():
+    maps, led_on = random_maps(2), random_states(2)
+    maps["visibility"][1] = 0
+    maps["visibility"][1, 0] = -200.0  # LED 1 is seen from nowhere
+    other = led_on.clone()
+    other[..., 1] = 1 - other[..., 1]
+    torch.testing.assert_close(latent_pose(maps, led_on, there(led_on)), latent_pose(maps, other, there(other)))
+    changed = {**maps, "led": maps["led"] + torch.tensor([0, 5.0, 0, 0], dtype=torch.float64)}
+    torch.testing.assert_close(latent_pose(maps, led_on, there(led_on)), latent_pose(changed, led_on, there(led_on)))
+
+
+def test_certainty_that_there_is_no_robot_costs_ln_2_for_each_led():
+    maps, led_on = random_maps(3), random_states(3)
+    maps["no_robot"] = torch.tensor([1e4], dtype=torch.float64)
+    expected = torch.full((2,), K * math.log(2), dtype=torch.float64)
+    torch.testing.assert_close(latent_pose(maps, led_on, there(led_on)), expected)
+
+
+def test_latent_pose_stays_finite_however_sure_and_wrong_the_network_is():
+    maps, led_on = random_maps(4), torch.ones(2, 1, K, dtype=torch.float64)
+    maps = {name: 1e4 * value for name, value in maps.items()}
+    maps["led"] = torch.full_like(maps["led"], -1e4)
+    maps = {name: value.float().requires_grad_() for name, value in maps.items()}
+    loss = latent_pose(maps, led_on.float(), there(led_on))
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert all(value.grad.isfinite().all() for name, value in maps.items() if name != "log_range")
+
+
+@given(st.permutations(range(K)), st.integers(0, 5))
+@settings(max_examples=20, deadline=None)
+def test_the_order_of_leds_does_not_matter(order, seed):
+    maps, led_on = random_maps(seed), random_states(seed)
+    permuted = {**maps, "led": maps["led"][..., order], "visibility": maps["visibility"][order]}
+    torch.testing.assert_close(
+        latent_pose(permuted, led_on[..., order], there(led_on)), latent_pose(maps, led_on, there(led_on))
+    )
+
+
+def test_a_mirror_image_costs_as_much():
+    maps, led_on = random_maps(6), random_states(6)
+    maps["visibility"] = curve_coefficients(AZIMUTH, torch.full_like(AZIMUTH, 1.2)).double()
+    flipped = {
+        **maps,
+        "bearing": maps["bearing"].flip(-1).roll(1, -1),  # ψ becomes −ψ, and bin 0 stays bin 0
+        "led": maps["led"][..., MIRRORED],
+    }
+    torch.testing.assert_close(
+        latent_pose(flipped, led_on[..., MIRRORED], there(led_on)), latent_pose(maps, led_on, there(led_on))
+    )
+
+
+def test_several_robots_add_up_and_missing_ones_cost_nothing():
+    maps, led_on = random_maps(7), random_states(7, robots=3)
+    each = [latent_pose(maps, led_on[:, t : t + 1], torch.ones(2, 1)) for t in range(3)]
+    torch.testing.assert_close(latent_pose(maps, led_on, there(led_on)), sum(each))
+    is_there = torch.tensor([[1.0, 0, 1], [0, 0, 0]])
+    found = latent_pose(maps, led_on, is_there)
+    torch.testing.assert_close(found, torch.stack([(each[0] + each[2])[0], torch.zeros(()).double()]))
+
+
+def test_likelihood_is_highest_where_the_robot_is():
+    maps = random_maps(8, batch=1)
+    led_on = torch.tensor([[[1.0, 0, 1, 0]]], dtype=torch.float64)
+    maps["visibility"] = curve_coefficients(AZIMUTH, torch.full_like(AZIMUTH, 1.2)).double()
+    maps["led"].zero_()
+    maps["led"][0, 5] = 20 * (led_on[0, 0] - 0.5)  # cell 5 alone knows
+    costs = []
+    for cell in range(NUM):
+        maps["position"].zero_()
+        maps["position"][0, cell] = 30.0
+        costs.append(latent_pose(maps, led_on, there(led_on)).item())
+    assert min(range(NUM), key=costs.__getitem__) == 5
+
+
+def slow_weighted_bce(maps: dict[str, torch.Tensor], led_on: torch.Tensor) -> float:
+    """The published loss for one image and robot: maps enlarged, stacked, and summed cell by cell."""
+    finest = [-(-HEIGHT // 8), -(-WIDTH // 8)]
+    stacks = []
+    for level in range(CONFIG.num_scales):
+        is_level = GRID.level == level
+        rows = len(GRID.uv[is_level, 1].unique())
+        values = torch.cat(
+            [maps["position"][0, is_level, None], maps["bearing"][0, is_level], maps["led"][0, is_level]], -1
+        )
+        image = values.view(rows, -1, values.shape[-1]).permute(2, 0, 1)[None]
+        stacks.append(F.interpolate(image, size=finest, mode="nearest")[0].flatten(1).mT)
+    cells = torch.cat(stacks)
+    partition = sum(math.exp(cell[0]) for cell in cells)
+    total = 0.0
+    for cell in cells:
+        psi = math.atan2(cell[2], cell[1])
+        facing = [1 + math.cos(psi - alpha) for alpha in AZIMUTH.tolist()]
+        for k in range(K):
+            prob = 1 / (1 + math.exp(-cell[3 + k]))
+            bce = -math.log(prob if led_on[k] else 1 - prob)
+            total += math.exp(cell[0]) / partition * facing[k] / sum(facing) * bce
+    return total
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_weighted_bce_is_the_plain_loop(seed):
+    maps, led_on = random_maps(seed, batch=1, bearings=2), random_states(seed, batch=1)
+    found = weighted_bce(maps, GRID, led_on, there(led_on), AZIMUTH)
+    assert found.item() == pytest.approx(slow_weighted_bce(maps, led_on[0, 0]), rel=1e-6)
+
+
+def test_weights_of_four_leds_at_right_angles_are_quarters_of_one_plus_cosine():
+    maps, led_on = random_maps(0, bearings=2), random_states(0)
+    maps["led"] = torch.zeros_like(maps["led"])
+    found = weighted_bce(maps, GRID, led_on, there(led_on), AZIMUTH)
+    torch.testing.assert_close(found, torch.full_like(found, math.log(2)))  # the weights sum to one
+
+
+def test_weighted_bce_has_gradients_through_position_bearing_and_leds():
+    maps = {name: value.requires_grad_() for name, value in random_maps(1, batch=1, bearings=2).items()}
+    led_on = random_states(1, batch=1, robots=2)
+
+    def loss(position: torch.Tensor, bearing: torch.Tensor, led: torch.Tensor) -> torch.Tensor:
+        return weighted_bce(
+            {"position": position, "bearing": bearing, "led": led}, GRID, led_on, there(led_on), AZIMUTH
+        )
+
+    inputs = (maps["position"], maps["bearing"], maps["led"])
+    assert torch.autograd.gradcheck(loss, inputs)
+    gradients = torch.autograd.grad(loss(*inputs).sum(), inputs)
+    assert all((gradient != 0).any() for gradient in gradients)
+
+
+def test_a_range_that_follows_the_zoom_has_no_zoom_error_and_one_that_ignores_it_has_one():
+    maps = random_maps(2)
+    maps["log_range"] = torch.full_like(maps["log_range"], 0.7)
+    torch.testing.assert_close(zoom_error(maps, GRID), torch.zeros(2, dtype=torch.float64))
+    maps["log_range"] = maps["log_range"] + GRID.log_zoom  # what a head that says the same on every level gives
+    torch.testing.assert_close(zoom_error(maps, GRID), torch.ones(2, dtype=torch.float64))
+
+
+def test_zoom_error_leaves_positions_alone_and_counts_where_the_robot_is():
+    maps = random_maps(3)
+    maps["position"].requires_grad_()
+    assert not zoom_error(maps, GRID).requires_grad
+    cell = int((GRID.level == 1).nonzero()[4])
+    maps["position"] = torch.full_like(maps["position"], -100.0)
+    maps["position"][:, cell] = 100.0
+    others = [int(GRID.twins[cell, level]) for level in (0, 2)]
+    step = math.log(CONFIG.ratio)
+    errors = [((maps["log_range"][:, other] - maps["log_range"][:, cell]) / step).square() for other in others]
+    torch.testing.assert_close(zoom_error(maps, GRID), sum(errors) / 2, atol=1e-5, rtol=1e-5)
+
+
+def test_one_level_alone_has_no_zoom_error():
+    config = LedFcnConfig(num_scales=1)
+    grid = pyramid_grid(HEIGHT, WIDTH, config)
+    maps = random_maps(4, num=len(grid.uv))
+    assert zoom_error(maps, grid).tolist() == [0.0, 0.0]
+
+
+def test_pose_probabilities_and_that_of_nothing_sum_to_one():
+    log_pose, log_nothing = log_pose_prob(random_maps(5))
+    torch.testing.assert_close(log_pose.exp().sum((1, 2)) + log_nothing.exp(), torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("pretext", [LatentPose(), WeightedBce(), WeightedBce(zoom_weight=0.3)])
+def test_pretexts_share_an_interface(pretext):
+    bearings = CONFIG.num_bins if pretext.bearing == "bins" else 2
+    maps, led_on = random_maps(0, bearings=bearings), random_states(0, robots=2)
+    terms = pretext.terms(maps, GRID, {"led_on": led_on, "is_there": there(led_on)}, AZIMUTH)
+    assert all(term.shape == (2,) for term in terms.values())
+    assert ("zoom" in terms) == bool(pretext.zoom_weight)
