@@ -16,6 +16,7 @@ DESCRIPTION = """\
   glimpose train    CONFIG --out RUN                learn from CAD models alone
   glimpose predict  RUN/best.safetensors IMAGES --camera camera.json --out poses.csv --overlay pictures
   glimpose evaluate poses.csv --dataset DIR --split test --targets FILE --out scores
+  glimpose simulate CONFIG --out recording.h5       record robots with LEDs that drive about in a simulated room
 """
 CONFIG_HELP = "TOML file; only what differs from the defaults. `key=value` arguments after it override single keys"
 
@@ -101,6 +102,18 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, help="folder for summary.json and the table of errors")
     evaluate.set_defaults(run=run_evaluate)
 
+    simulate = verbs.add_parser(
+        "simulate", help="record robots with LEDs in a simulated room", description=run_simulate.__doc__
+    )
+    _config_arguments(simulate)
+    simulate.add_argument("--out", type=Path, required=True, help="HDF5 file to write")
+    simulate.add_argument("--num", type=int, default=1000, help="number of frames (default: %(default)s)")
+    simulate.add_argument("--seed", type=int, default=0)
+    simulate.add_argument("--resume", action="store_true", help="go on after an interruption")
+    simulate.add_argument("--workers", type=int, default=0, help="processes that draw instead of this one")
+    simulate.add_argument("--renderer", choices=("auto", "gl", "raster"), default="auto")
+    simulate.set_defaults(run=run_simulate)
+
     export = verbs.add_parser("export", help="make a small file to ship", description=run_export.__doc__)
     export.add_argument("checkpoint", type=Path)
     export.add_argument("out", type=Path, help="file to write, e.g. weights/mine.safetensors")
@@ -177,6 +190,24 @@ def run_evaluate(args: argparse.Namespace) -> None:
         value = summary[name]
         print(f"{name:12s} {'-' if value is None else format(100 * value, '.1f')}")
     logger.info("%s", args.out / "summary.json")
+
+
+def run_simulate(args: argparse.Namespace) -> None:
+    """Record robots that drive about in a room and switch their LEDs, with ground truth, as an HDF5 file."""
+    from glimpose.robots.simulate import load_simulation, simulate
+
+    config, robot = load_simulation(args.config, args.overrides)
+    simulate(
+        config,
+        robot,
+        args.out,
+        args.num,
+        seed=args.seed,
+        resume=args.resume,
+        num_workers=args.workers,
+        renderer=args.renderer,
+    )
+    print(args.out)
 
 
 def run_export(args: argparse.Namespace) -> None:

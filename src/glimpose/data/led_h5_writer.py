@@ -60,9 +60,12 @@ def write_recording(
     robots: Sequence[int],
     led_names: Sequence[str],
     camera: RobotCamera,
-    **attrs: Any,
+    source: str,
 ) -> None:
-    """Write rows, as `ml_row` makes them, to a file that appears only when all are there; one image per chunk."""
+    """Write rows, as `ml_row` makes them, to a file that appears only when all are there; one image per chunk.
+
+    ``source`` tells what it was made from; `read_source` gives it back.
+    """
     with _Partial(path) as file:
         file.attrs.update(
             RIDs=[f"RM{robot}" for robot in robots],
@@ -70,7 +73,7 @@ def write_recording(
             K=camera.K,
             distortion=camera.distortion,
             base_T_cam=camera.base_T_cam,
-            **attrs,
+            source=source,
         )
         num_written = 0
         for row in rows:
@@ -106,8 +109,14 @@ def join_recordings(parts: Sequence[Path], path: Path) -> None:
             part.close()
 
 
+def read_source(path: Path) -> str:
+    """Return what a recording written here was made from."""
+    with h5py.File(path, "r") as file:
+        return str(file.attrs["source"])
+
+
 def _create(file: h5py.File, key: str, shape: tuple[int, ...], dtype: Any, num_frames: int) -> None:
-    options = {"chunks": (1, *shape), "compression": "lzf"} if key == "image" else {}
+    options = {"chunks": (1, *shape), "compression": "gzip", "compression_opts": 1} if key == "image" else {}
     file.create_dataset(key, (num_frames, *shape), dtype, **options)
 
 
