@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -87,26 +88,23 @@ def write_recording(
 
 def join_recordings(parts: Sequence[Path], path: Path) -> None:
     """Write several recordings of the same robots and camera as one, without compressing images anew."""
-    with _Partial(path) as file:
-        files = [h5py.File(part, "r") for part in parts]
-        num_frames = sum(len(part["image"]) for part in files)
-        file.attrs.update(files[0].attrs)
-        for key, first in files[0].items():
-            _create(file, key, first.shape[1:], first.dtype, num_frames)
+    with ExitStack() as stack:
+        sources = [stack.enter_context(h5py.File(part, "r")) for part in parts]
+        file = stack.enter_context(_Partial(path))
+        file.attrs.update(sources[0].attrs)
+        for key, column in sources[0].items():
+            _create(file, key, column.shape[1:], column.dtype, sum(len(source["image"]) for source in sources))
         start = 0
-        for part in files:
-            if set(part) != set(file):
-                raise ValueError(f"{part.filename}: other keys than in {files[0].filename}: can't be joined")
-            num = len(part["image"])
-            for key in part:
-                if key == "image":
-                    for i in range(num):
-                        skipped, chunk = part[key].id.read_direct_chunk((i, 0, 0, 0))
-                        file[key].id.write_direct_chunk((start + i, 0, 0, 0), chunk, skipped)
-                else:
-                    file[key][start : start + num] = part[key][:]
+        for source in sources:
+            if set(source) != set(file):
+                raise ValueError(f"{source.filename}: other keys than in {sources[0].filename}: can't be joined")
+            num = len(source["image"])
+            for key in set(source) - {"image"}:
+                file[key][start : start + num] = source[key][:]
+            for i in range(num):
+                skipped, chunk = source["image"].id.read_direct_chunk((i, 0, 0, 0))
+                file["image"].id.write_direct_chunk((start + i, 0, 0, 0), chunk, skipped)
             start += num
-            part.close()
 
 
 def read_source(path: Path) -> str:

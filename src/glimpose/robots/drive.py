@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SUBSTEP_S = 0.05
+STEP_S = 0.05
+"""Longest step of the integration."""
 BODY_RADIUS_M = 0.22
 
 
@@ -75,14 +76,15 @@ def _moves(
     aim = heading.copy()  # for the camera robot relative to the direction of the robot that it watches
     watched = camera_robot
     patience_s = np.zeros(num)
-    max_turn = np.deg2rad(config.turn_rate_deg_per_s) * SUBSTEP_S
-    steps = max(round(1 / (config.frame_rate_hz * SUBSTEP_S)), 1)
+    steps = int(np.ceil(1 / (config.frame_rate_hz * STEP_S)))  # per frame
+    step_s = 1 / (config.frame_rate_hz * steps)
+    max_turn = np.deg2rad(config.turn_rate_deg_per_s) * step_s
     poses = np.empty((config.frames_per_drive, num, 3))
     for step in range(config.frames_per_drive * steps):
         for i in range(num):
-            if np.hypot(*(goal[i] - place[i])) < 0.15 or rng.random() < 0.1 * SUBSTEP_S:
+            if np.hypot(*(goal[i] - place[i])) < 0.15 or rng.random() < 0.1 * step_s:
                 goal[i], speed[i] = _goal(rng, config, i, place, half_m), rng.uniform(*config.speed_m_per_s)
-            patience_s[i] -= SUBSTEP_S
+            patience_s[i] -= step_s
             if patience_s[i] <= 0:
                 patience_s[i] = rng.uniform(1.5, 4.0)
                 is_careful = i == camera_robot and rng.random() >= config.look_away_probability
@@ -93,12 +95,12 @@ def _moves(
             if i == camera_robot:
                 wanted += np.arctan2(*(place[watched] - place[i])[::-1])
             turn = (wanted - heading[i] + np.pi) % (2 * np.pi) - np.pi
-            # At the start the camera robot is where it wants to be; afterwards it turns as fast as it can.
+            # All start with the heading that they want.
             heading[i] += turn if step == 0 else np.clip(0.25 * turn, -max_turn, max_turn)
         to_goal = goal - place
         wish = to_goal / np.maximum(np.linalg.norm(to_goal, axis=1, keepdims=True), 0.3) * speed[:, None]
         velocity += 0.12 * (wish + _repulsion(place, obstacles) - velocity)
-        place = np.clip(place + velocity * SUBSTEP_S, -half_m, half_m)
+        place = np.clip(place + velocity * step_s, -half_m, half_m)
         if step % steps == 0:
             poses[step // steps] = np.column_stack([place, (heading + np.pi) % (2 * np.pi) - np.pi])
     return poses

@@ -158,8 +158,8 @@ def simulate(
     Until it's complete, its parts lie in a hidden folder beside it. Raises ValueError rather than overwrite anything
     or mix parts of different configs or seeds.
     """
-    if num_frames < 1:
-        raise ValueError(f"{num_frames} frames asked for, expected at least 1")
+    if num_frames < 1 or seed < 0:
+        raise ValueError(f"{num_frames} frames with seed {seed} asked for, expected at least 1 and a seed from 0 on")
     if out.exists():
         raise ValueError(f"{out}: exists already; choose another name or remove it")
     folder = out.with_name(f".{out.name}.parts")
