@@ -166,6 +166,13 @@ def test_an_interrupted_simulation_resumes_to_the_same_file(tmp_path, monkeypatc
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new.h5", "whole.h5"]
 
 
+def test_other_processes_draw_the_same(tmp_path):
+    simulate(SMALL, ROBOT, tmp_path / "here.h5", 2, seed=4)
+    simulate(SMALL, ROBOT, tmp_path / "there.h5", 2, seed=4, num_workers=1)
+    with h5py.File(tmp_path / "here.h5") as here, h5py.File(tmp_path / "there.h5") as there:
+        assert all(np.array_equal(here[key], there[key]) for key in here)
+
+
 def test_command_line_writes_a_recording_of_three_robots(tmp_path, capsys):
     out = tmp_path / "three.h5"
     argv = ["simulate", str(CONFIGS / "place-a.toml"), "--out", str(out), "--num", "4", "--seed", "3"]
@@ -187,6 +194,9 @@ def test_command_line_writes_a_recording_of_three_robots(tmp_path, capsys):
         ("place.flor=1", "place.floor"),
         ("place.arena_m=[9.0, 9.0]", "around the arena"),
         ("place.clutter=[5, 2]", "clutter"),
+        ("drive.led_dwell_s=[0, 1]", "led_dwell_s"),
+        ("drive.frame_rate_hz=0.0", "frame_rate_hz"),
+        ("supersampling=0.0", "supersampling"),
         ("place.photographs=/nowhere", "/nowhere"),
         ("robot=nobody.toml", "nobody.toml"),
     ],

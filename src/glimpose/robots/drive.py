@@ -32,6 +32,11 @@ class DriveConfig:
     def __post_init__(self) -> None:
         if self.num_robots < 2:
             raise ValueError(f"num_robots is {self.num_robots}, expected at least 2: one looks, the others are seen")
+        for name in ("frames_per_drive", "frame_rate_hz"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+        if not 0 < self.led_dwell_s[0] <= self.led_dwell_s[1]:
+            raise ValueError(f"led_dwell_s is {self.led_dwell_s}, expected times above 0, the shorter one first")
 
 
 @dataclass(frozen=True)

@@ -72,13 +72,10 @@ class Photographer:
         _emit(light, buffers.mask, radiance)
         light = cv2.resize(light, (CAMERA.width, CAMERA.height), interpolation=cv2.INTER_AREA)
         image = cv2.sqrt(_bloom(light * np.float32(moment.exposure)))
-        counts = np.bincount(buffers.mask.ravel(), minlength=256)[1:] * (
-            CAMERA.width * CAMERA.height / (width * height)
-        )
-        seen = {
-            robot: round(sum(counts[i] for i, owner in enumerate(owners) if owner == robot)) for robot in set(owners)
-        }
-        return simulate_sensor(image, rng, self.sensor, native_scale=1.0), seen
+        drawn_px = np.bincount(buffers.mask.ravel(), minlength=256)[1 : len(owners) + 1]
+        scale = CAMERA.width * CAMERA.height / (width * height)
+        seen_px = {robot: round(scale * drawn_px[np.array(owners) == robot].sum()) for robot in set(owners)}
+        return simulate_sensor(image, rng, self.sensor, native_scale=1.0), seen_px
 
     def _instances(
         self, arrangement: Arrangement, moment: Moment, cam_T_room: np.ndarray

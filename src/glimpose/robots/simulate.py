@@ -66,6 +66,10 @@ class SimulationConfig:
     supersampling: float = 1.25
     """Pixels drawn per pixel of the image, along each axis."""
 
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.supersampling <= 8:
+            raise ValueError(f"supersampling is {self.supersampling:g}, expected 0.1 to 8")
+
 
 @dataclass(frozen=True)
 class Take:
