@@ -20,6 +20,17 @@ def test_laplace_likelihood_is_best_where_the_deviation_is_the_error():
     assert abs(float(best) - math.log(3)) < 2e-3
 
 
+def test_distance_is_euclidean_and_has_a_gradient_where_points_coincide():
+    a = torch.randn(2, 3, 2, 4, dtype=torch.float64, requires_grad=True)
+    b = a.detach().clone()
+    b[0] += torch.randn(3, 2, 4)
+    found = losses.distance(a, b, dim=2)
+    torch.testing.assert_close(found, torch.linalg.vector_norm(a - b, dim=2), atol=1e-6, rtol=0)
+    (gradient,) = torch.autograd.grad(found.sum(), a)
+    assert gradient.isfinite().all()
+    assert (gradient[1] == 0).all()
+
+
 def test_dice_is_zero_for_a_perfect_mask_and_for_two_empty_ones():
     target = torch.zeros(2, 16, 16)
     target[0, 4:9, 3:12] = 1

@@ -11,6 +11,12 @@ def l1(pred: Float[Tensor, "*shape"], target: Float[Tensor, "*shape"]) -> Float[
     return (pred - target).abs()
 
 
+def distance(a: Float[Tensor, "..."], b: Float[Tensor, "..."], dim: int, keepdim: bool = False) -> Float[Tensor, "..."]:
+    """Euclidean distance along ``dim``, with a gradient where the two coincide."""
+    # torch.linalg.vector_norm is 60 times slower on a CPU when dim isn't the last.
+    return ((a - b).square().sum(dim, keepdim) + 1e-12).sqrt()
+
+
 def laplace_nll(error: Float[Tensor, "*shape"], log_std: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """Negative log-likelihood of a non-negative error under an isotropic Laplace scale, up to a constant."""
     return error * torch.exp(-log_std) + log_std

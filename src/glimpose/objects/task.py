@@ -219,12 +219,12 @@ def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: Lamb
     cells = cell_centers_px(maps["visible_logits"])
     to_points = batch["points_px"][..., None, None] - cells  # b×(1+k)×2×h×w
     offsets = torch.cat([maps["center_offset"], maps["keypoint_offset"]], dim=1).unflatten(1, (-1, 2))
-    errors = torch.linalg.vector_norm(offsets - to_points, dim=2)  # b×(1+k)×h×w, pixels
+    errors = losses.distance(offsets, to_points, dim=2)  # b×(1+k)×h×w, pixels
     log_std = torch.cat([maps["center_log_std"], maps["keypoint_log_std"]], dim=1)
     errors_units = losses.l1(offsets, to_points).mean(2) / GAZE_UNIT_PX
     point_weight = seen.expand_as(errors)
 
-    coordinate_error = torch.linalg.vector_norm(maps["xyz"] - batch["xyz"], dim=1, keepdim=True)
+    coordinate_error = losses.distance(maps["xyz"], batch["xyz"], dim=1, keepdim=True)
     uncertainty = losses.masked_mean(losses.laplace_nll(errors.detach(), log_std), point_weight)
     uncertainty = uncertainty + losses.masked_mean(
         losses.laplace_nll(coordinate_error.detach(), maps["xyz_log_std"]), seen
@@ -255,7 +255,7 @@ def glance_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: La
 
     cells = cell_centers_px(log_prob)
     to_center = batch["center_px"] - cells
-    errors = torch.linalg.vector_norm(maps["center_offset"] - to_center, dim=1, keepdim=True)
+    errors = losses.distance(maps["center_offset"], to_center, dim=1, keepdim=True)
     center = losses.masked_mean(errors / GLANCE_UNIT_PX, seen)
     depth = losses.masked_mean(losses.l1(maps["log_depth"], batch["log_depth"][:, None]), seen)
     depth = depth + losses.masked_mean(losses.l1(maps["center_log_depth"], batch["center_log_depth"][:, None]), seen)

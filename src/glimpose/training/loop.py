@@ -25,6 +25,7 @@ from glimpose.config import to_dict
 from glimpose.training.checkpoint import Checkpoint, load_checkpoint, load_weights, save_tensors
 from glimpose.training.ema import Ema
 from glimpose.training.journal import Journal, Meter, finite, told
+from glimpose.training.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -97,6 +98,7 @@ def fit(task: Task, config: TrainingConfig, run_dir: Path, resume: bool = False)
     """
     fabric = _make_fabric(config)
     fabric.launch()
+    keep_freed_memory()
     run_dir = Path(run_dir)
     last, best = run_dir / "last.safetensors", run_dir / "best.safetensors"
     if not resume and last.exists():
