@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from glimpose.geometry.camera import crop_affine, project, resize_affine
-from glimpose.geometry.pnp import PnPResult, refine_pose, solve_pnp
+from glimpose.geometry.pnp import PnPResult, fuse_translation, refine_pose, solve_pnp
 from glimpose.geometry.se3 import invert, rotation_angle_rad, se3_exp, so3_log, transform_points
 
 BATCHES = [(), (1,), (3, 1, 2)]
@@ -321,3 +321,30 @@ def test_refinement_has_exact_gradients() -> None:
     pose, _ = refine_pose(se3_exp(xi) @ start, uv, xyz, PHOTO, root @ root.mT, iterations=20)
     (gradient,) = torch.autograd.grad(pose.sum(), xi)
     assert float(gradient.abs().max()) < 1e-4
+
+
+def test_a_measured_translation_counts_by_its_covariance() -> None:
+    cam_T_obj, xyz = poses(), object_points(30)
+    uv = seen(PHOTO, cam_T_obj, xyz) + 0.5 * randn(30, 2)
+    pose, covariance = refine_pose(cam_T_obj, uv, xyz, PHOTO, information(30, std_px=0.5))
+    measured = pose[:3, 3] + torch.tensor([0.002, -0.001, 0.03], dtype=torch.float64)
+    eye = torch.eye(3, dtype=torch.float64)
+    certain = fuse_translation(pose, covariance, measured, 1e-12 * eye)
+    torch.testing.assert_close(certain[:3, 3], measured, atol=5e-4, rtol=0)  # exact to first order
+    torch.testing.assert_close(fuse_translation(pose, covariance, measured, 1e9 * eye), pose, atol=1e-6, rtol=0)
+
+
+def test_fusing_finds_the_most_likely_pose() -> None:
+    cam_T_obj, xyz = poses(), object_points(12)
+    uv = seen(PHOTO, cam_T_obj, xyz) + 2 * randn(12, 2)
+    pose, covariance = refine_pose(cam_T_obj, uv, xyz, PHOTO, information(12, std_px=2.0))
+    measured, covariance_t = cam_T_obj[:3, 3], (0.002 * randn(3).abs() + 1e-3).square().diag()
+    fused = fuse_translation(pose, covariance, measured, covariance_t)
+
+    def cost(candidate: Tensor) -> float:
+        xi, off = twist_between(candidate, pose), candidate[:3, 3] - measured
+        return float(xi @ torch.linalg.solve(covariance, xi) + off @ torch.linalg.solve(covariance_t, off))
+
+    scale = covariance.diagonal().sqrt()
+    for seed in range(30):
+        assert cost(fused) < cost(se3_exp(0.1 * scale * randn(6, seed=seed)) @ fused)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from glimpose.geometry.camera import project
-from glimpose.geometry.se3 import adjoint, make_transform, se3_exp, transform_points
+from glimpose.geometry.se3 import adjoint, hat, make_transform, se3_exp, transform_points
 
 _MIN_POINTS = 4
 # Second singular value of points on a line, over their largest coordinate.
@@ -193,6 +193,23 @@ def refine_pose(
     about_camera = adjoint(cam_T_pivot) * unit[..., None, :].where(is_definite, 1)
     covariance = about_camera @ torch.cholesky_inverse(factor.where(is_definite, eye)) @ about_camera.mT
     return cam_T_pivot @ pivot_T_obj, covariance.where(is_definite, eye.new_full((6,), math.inf).diag())
+
+
+def fuse_translation(
+    cam_T_obj: Float[Tensor, "4 4"],
+    covariance: Float[Tensor, "6 6"],
+    t: Float[Tensor, "3"],
+    covariance_t: Float[Tensor, "3 3"],
+) -> Float[Tensor, "4 4"]:
+    """Correct a pose by an independent measurement of its translation, as a Kalman filter does.
+
+    ``covariance`` is that of a twist on the left, as `refine_pose` returns it. Turning and moving are correlated in
+    it, so the rotation follows.
+    """
+    expected = cam_T_obj[:3, 3]
+    J = torch.cat([torch.eye(3).to(t), -hat(expected)], -1)  # of the translation, by the twist
+    gain = torch.linalg.solve(J @ covariance @ J.mT + covariance_t, J @ covariance).mT
+    return se3_exp(gain @ (t - expected)) @ cam_T_obj
 
 
 def _factorise(normal: Tensor, damping: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from glimpose.nets.glance_gaze import GlanceGazeConfig
+from glimpose.nets.mtgoe import STRIDE
 
 
 def glance_matrix(height: int, width: int, scale: float) -> tuple[np.ndarray, int, int]:
@@ -18,6 +19,12 @@ def crop_matrix(center_px: np.ndarray, side_px: float, crop_px: int) -> np.ndarr
     zoom = crop_px / side_px
     shift = (crop_px - 1) / 2 - zoom * np.asarray(center_px)
     return np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1.0]])
+
+
+def frame_object(cam_T_obj: np.ndarray, K: np.ndarray, diameter_m: float, pad: float) -> tuple[np.ndarray, float]:
+    """Centre and side, in pixels of the photograph, of the crop that shows an object at a pose with that padding."""
+    u, v, z = K @ cam_T_obj[:3, 3]
+    return np.array([u, v]) / z, diameter_m * pad * focal_px(K) / z
 
 
 def warp(image: np.ndarray, out_A_img: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -47,3 +54,15 @@ def gaze_reference_depth_m(K_crop: np.ndarray, diameter_m: float, config: Glance
 def glance_reference_depth_m(K_glance: np.ndarray) -> float:
     """Reference depth of the glance: apparent size is all it can see, so depths go with the focal length."""
     return focal_px(K_glance) / 300.0
+
+
+def central_mean(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value at each cell's centre: the mean over its four central pixels, where all four are in the mask.
+
+    A cell's centre lies between pixels; taking any one of them would shift every correspondence by half a pixel.
+    """
+    first = STRIDE // 2 - 1
+    corners = [(first + dy, first + dx) for dy in (0, 1) for dx in (0, 1)]
+    is_inside = np.logical_and.reduce([mask[dy::STRIDE, dx::STRIDE] for dy, dx in corners])
+    mean = np.mean([values[dy::STRIDE, dx::STRIDE] for dy, dx in corners], axis=0)
+    return is_inside, mean

@@ -3,14 +3,16 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from glimpose.data.bop import ResultRow, model_path, read_camera, write_results_csv
 from glimpose.data.files import IMAGE_SUFFIXES, read_image, write_image
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
+from glimpose.objects.refine import PoseRefiner
 from glimpose.render.mesh import Mesh, load_mesh
 from glimpose.render.scene import make_renderer
 from glimpose.viz.overlay import PoseLabel, draw_poses
@@ -66,11 +68,13 @@ def predict(
     out: Path,
     overlay: Path | None = None,
     meshes: Mapping[int, Mesh] | None = None,
+    refiner: PoseRefiner | None = None,
 ) -> list[ResultRow]:
     """Estimate poses in every photograph and write them as a BOP result file.
 
-    The time written is what one photograph took from pixels in memory to poses. With ``overlay``, pictures of the
-    poses go into that folder; with ``meshes`` (by object id) they show outlines instead of boxes.
+    The time written is what one photograph took from pixels in memory to poses, refined by ``refiner`` if one is given.
+    With ``overlay``, pictures of the poses go into that folder; with ``meshes`` (by object id) they show outlines
+    instead of boxes.
     """
     rows: list[ResultRow] = []
     renderer = make_renderer() if overlay is not None and meshes else None
@@ -80,6 +84,8 @@ def predict(
         view.check_size(image, photograph.path)
         start = time.perf_counter()
         poses = estimator(image, view.K)
+        if refiner is not None:
+            poses = refined(refiner, image, view.K, poses)
         time_s = time.perf_counter() - start
         rows += [
             ResultRow(photograph.scene_id, photograph.im_id, pose.model.obj_id, pose.score, pose.cam_T_obj, time_s)
@@ -93,6 +99,18 @@ def predict(
             write_image(overlay / name, drawn)
     write_results_csv(out, rows)
     return rows
+
+
+def refined(
+    refiner: PoseRefiner, image: np.ndarray, K: np.ndarray, poses: Sequence[PoseEstimate]
+) -> list[PoseEstimate]:
+    """Refine estimates; each counts as much as the photograph agrees with it in the end. Best first."""
+    better = refiner(image, K, [(pose.model, pose.cam_T_obj) for pose in poses])
+    updated = [
+        replace(pose, cam_T_obj=refinement.cam_T_obj, score=pose.score * refinement.overlap)
+        for pose, refinement in zip(poses, better, strict=True)
+    ]
+    return sorted(updated, key=lambda pose: -pose.score)
 
 
 def load_meshes(estimator: PoseEstimator, models: Path) -> dict[int, Mesh]:

@@ -1,7 +1,7 @@
 """Training samples: photographs for the glance and crops for the gaze, with targets at the networks' stride."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -11,7 +11,14 @@ import torch
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.crops import crop_matrix, gaze_reference_depth_m, glance_matrix, glance_reference_depth_m
+from glimpose.objects.crops import (
+    central_mean,
+    crop_matrix,
+    frame_object,
+    gaze_reference_depth_m,
+    glance_matrix,
+    glance_reference_depth_m,
+)
 from glimpose.objects.synthesis import Photographer, Scene, SceneSampler, only_visible_in
 from glimpose.render.scene import Buffers
 
@@ -29,6 +36,25 @@ class CropJitter:
     """Side of the glance's training windows: most of a whole photograph shows no object, and would teach little."""
     min_visible_fraction: float = 0.15
     """Objects that show less than this are not trained on."""
+
+
+@dataclass(frozen=True)
+class Closeup:
+    """One object in a crop: the photograph, and the truth behind it."""
+
+    object_index: int
+    model: ObjectModel
+    image: np.ndarray
+    K: np.ndarray
+    """Of the crop."""
+    cam_T_obj: np.ndarray
+    aimed: np.ndarray
+    """The pose that the crop is centred on."""
+    buffers: Buffers
+    """The object is instance 0."""
+    visible: np.ndarray
+    amodal: np.ndarray
+    """At half the resolution."""
 
 
 class SampleMaker:
@@ -72,6 +98,28 @@ class SampleMaker:
                 return sample
 
     def _try_gaze(self, rng: np.random.Generator, difficulty: float) -> Sample | None:
+        def off_target(model: ObjectModel, cam_T_obj: np.ndarray) -> np.ndarray:
+            aimed = cam_T_obj.copy()
+            aimed[:3, 3] *= np.exp(rng.normal(0, self.jitter.log_scale))
+            aimed[:2, 3] += rng.normal(0, self.jitter.center, 2) * model.diameter_m * self.network.crop_pad
+            return aimed
+
+        closeup = self.closeup(rng, difficulty, off_target)
+        if closeup is None:
+            return None
+        return {
+            "image": _channels_first(closeup.image),
+            "object_index": np.array(closeup.object_index),
+            **self._gaze_targets(closeup),
+        }
+
+    def closeup(
+        self, rng: np.random.Generator, difficulty: float, aim: Callable[[ObjectModel, np.ndarray], np.ndarray]
+    ) -> "Closeup | None":
+        """Photograph one object of a fresh scene close up; None where too little of it shows.
+
+        ``aim`` gives the pose that the crop is centred on, from the object and its true pose.
+        """
         scene, synthesis, crop_px = self.sampler.draw(rng, difficulty), self.sampler.config, self.network.crop_px
         candidates = [
             i
@@ -81,15 +129,12 @@ class SampleMaker:
         if not candidates:
             return None
         target = int(rng.choice(candidates))
-        model = self.objects[scene.object_index[target]]
+        object_index = scene.object_index[target]
+        model = self.objects[object_index]
         cam_T_obj = scene.instances[target].cam_T_obj
-
-        u, v, z = synthesis.K @ cam_T_obj[:3, 3]
-        depth_m = z * np.exp(rng.normal(0, self.jitter.log_scale))
-        side_px = model.diameter_m * self.network.crop_pad * np.sqrt(synthesis.fx * synthesis.fy) / depth_m
-        center_px = np.array([u, v]) / z + rng.normal(0, self.jitter.center, 2) * side_px
-        out_A_img = crop_matrix(center_px, side_px, crop_px)
-        K = out_A_img @ synthesis.K
+        aimed = aim(model, cam_T_obj)
+        center_px, side_px = frame_object(aimed, synthesis.K, model.diameter_m, self.network.crop_pad)
+        K = crop_matrix(center_px, side_px, crop_px) @ synthesis.K
 
         # The target becomes instance 0, so its id in the masks is 1.
         order = [target, *(i for i in range(len(scene.instances)) if i != target)]
@@ -103,26 +148,16 @@ class SampleMaker:
         visible = buffers.mask == 1
         if visible.sum() < self.jitter.min_visible_fraction * max(4 * int(amodal.sum()), 64):
             return None
-        return {
-            "image": _channels_first(image),
-            "object_index": np.array(scene.object_index[0]),
-            **self._gaze_targets(model, cam_T_obj, buffers, visible, amodal, K),
-        }
+        return Closeup(object_index, model, image, K, cam_T_obj, aimed, buffers, visible, amodal)
 
-    def _gaze_targets(
-        self,
-        model: ObjectModel,
-        cam_T_obj: np.ndarray,
-        buffers: Buffers,
-        visible: np.ndarray,
-        amodal: np.ndarray,
-        K: np.ndarray,
-    ) -> Sample:
+    def _gaze_targets(self, closeup: "Closeup") -> Sample:
         """Masks, depth, object coordinates and points, in the canonical one of the object's equivalent poses."""
+        model, cam_T_obj, K = closeup.model, closeup.cam_T_obj, closeup.K
+        buffers, visible, amodal = closeup.buffers, closeup.visible, closeup.amodal
         canonical = model.canonical(torch.from_numpy(cam_T_obj)).numpy()
         reference_m = gaze_reference_depth_m(K, model.diameter_m, self.network)
-        weight, depth = _central_mean(buffers.depth[..., None], visible)
-        _, xyz = _central_mean(buffers.xyz, visible)
+        weight, depth = central_mean(buffers.depth[..., None], visible)
+        _, xyz = central_mean(buffers.xyz, visible)
         # The renderer saw the pose as drawn; a symmetric object's coordinates move to the canonical frame.
         canonical_T_obj = np.linalg.inv(canonical) @ cam_T_obj
         xyz = xyz @ canonical_T_obj[:3, :3].T + canonical_T_obj[:3, 3]
@@ -131,8 +166,8 @@ class SampleMaker:
         with np.errstate(divide="ignore"):
             log_depth = np.log(np.where(weight, depth[..., 0], reference_m) / reference_m)
         return {
-            "visible": _cell_mean(visible, *weight.shape),
-            "amodal": _cell_mean(amodal, *weight.shape),
+            "visible": cell_mean(visible, *weight.shape),
+            "amodal": cell_mean(amodal, *weight.shape),
             "valid": weight.astype(np.float32),
             "log_depth": log_depth.astype(np.float32),
             "xyz": (xyz / (model.diameter_m / 2)).transpose(2, 0, 1).astype(np.float32),
@@ -177,21 +212,9 @@ def _channels_first(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image.transpose(2, 0, 1))
 
 
-def _cell_mean(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def cell_mean(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Share of each cell that a mask covers."""
     return cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-
-
-def _central_mean(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Value at each cell's centre: the mean over its four central pixels, where all four are in the mask.
-
-    A cell's centre lies between pixels; taking any one of them would shift every correspondence by half a pixel.
-    """
-    first = STRIDE // 2 - 1
-    corners = [(first + dy, first + dx) for dy in (0, 1) for dx in (0, 1)]
-    is_inside = np.logical_and.reduce([mask[dy::STRIDE, dx::STRIDE] for dy, dx in corners])
-    mean = np.mean([values[dy::STRIDE, dx::STRIDE] for dy, dx in corners], axis=0)
-    return is_inside, mean
 
 
 def one_thread(_: int) -> None:

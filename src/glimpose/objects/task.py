@@ -115,6 +115,19 @@ class SynthesisBatches(Dataset[Batch]):
         return batch
 
 
+def load_batches(batches: Dataset[Batch], indices: Sequence[int], num_workers: int) -> Iterable[Batch]:
+    """Draw these batches in other processes, or in this one where none are asked for."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=indices,
+        num_workers=num_workers,
+        worker_init_fn=one_thread,
+        prefetch_factor=4 if num_workers else None,
+        multiprocessing_context="spawn" if num_workers else None,
+    )
+
+
 class GlanceGazeTask:
     """The task `training.loop.fit` trains: model, batches, losses and validation."""
 
@@ -145,15 +158,7 @@ class GlanceGazeTask:
     def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
         """Batches of steps start_step.. for one of several processes."""
         indices = range(start_step * world_size + rank, (start_step + num_steps) * world_size, world_size)
-        return DataLoader(
-            self.batches,
-            batch_size=None,
-            sampler=indices,
-            num_workers=self.num_workers,
-            worker_init_fn=one_thread,
-            prefetch_factor=4 if self.num_workers else None,
-            multiprocessing_context="spawn" if self.num_workers else None,
-        )
+        return load_batches(self.batches, indices, self.num_workers)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""

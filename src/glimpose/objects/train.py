@@ -60,12 +60,11 @@ def load_objects(data: DataConfig, num_keypoints: int) -> tuple[list[ObjectModel
 
 
 def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh]) -> GlanceGazeTask:
-    """Assemble the task; meshes are simplified for drawing."""
+    """Assemble the task."""
     faces = config.synthesis.mesh_faces
-    drawn = [simplify(mesh, faces) if faces and len(mesh.faces) > faces else mesh for mesh in meshes]
     return GlanceGazeTask(
         objects,
-        drawn,
+        [simplify(mesh, faces) if faces else mesh for mesh in meshes],
         config.network,
         config.synthesis,
         config.jitter,
