@@ -43,7 +43,7 @@ def test_file_of_another_width_is_refused_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_stride_by_slicing_is_the_strided_convolution(size):
+def test_stride_by_pooling_is_the_strided_convolution(size):
     conv = DepthwiseConv(6, stride=2).double()
     x = torch.randn(2, 6, size, size, dtype=torch.float64)
     sliced, strided = conv.train()(x), conv.eval()(x)

@@ -94,10 +94,8 @@ class SceneWriter:
         for i, (obj_id, cam_T_obj, mask, visible, total) in enumerate(
             zip(obj_ids, cam_T_objs, masks, visible_masks, totals, strict=True)
         ):
-            write_image(self._partial / "mask" / f"{stem}_{i:06d}.png", np.where(mask, 255, 0).astype(np.uint8))
-            write_image(
-                self._partial / "mask_visib" / f"{stem}_{i:06d}.png", np.where(visible, 255, 0).astype(np.uint8)
-            )
+            for folder, shape in (("mask", mask), ("mask_visib", visible)):
+                write_image(self._partial / folder / f"{stem}_{i:06d}.png", np.uint8(255) * shape)
             labels.append(
                 {
                     "cam_R_m2c": cam_T_obj[:3, :3].astype(float).ravel().tolist(),

@@ -82,13 +82,13 @@ def silhouette(
     u, v, z = K @ instance.cam_T_obj[:3, 3]
     mask = np.zeros((height, width), bool)
     if z <= radius_m:  # so near that the window would be the image
-        return renderer.render([instance], K, height, width).mask > 0
+        return renderer.render([instance], K, height, width, with_xyz=False).mask > 0
     reach_px = 1.1 * np.hypot(K[0, 0], K[0, 1]) * radius_m / (z - radius_m)
     left, top = (int(np.clip(c / z - reach_px, 0, size - 1)) for c, size in ((u, width), (v, height)))
     right, bottom = (int(np.clip(c / z + reach_px, 0, size - 1)) for c, size in ((u, width), (v, height)))
     columns, rows = (-(-(length + 1) // WINDOW_PX) * WINDOW_PX for length in (right - left, bottom - top))
     shift = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
-    window = renderer.render([instance], shift @ K, rows, columns).mask > 0
+    window = renderer.render([instance], shift @ K, rows, columns, with_xyz=False).mask > 0
     kept = window[: height - top, : width - left]
     mask[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
     return mask

@@ -183,7 +183,7 @@ class RefinerTask:
 
     def __init__(self, config: RefinerTrainingConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh]) -> None:
         self.config = config
-        self.model: nn.Module = FlowRefiner(config.network)
+        self.model = FlowRefiner(config.network)
         if config.encoder_from is not None:
             weights = load_checkpoint(config.encoder_from).group("model")
             prefix = "gaze.encoder."

@@ -143,7 +143,7 @@ class SampleMaker:
         buffers = renderer.render(scene.instances, K, crop_px, crop_px)
         # The amodal mask is only a share of each cell: half the resolution is enough for it, at a quarter of the work.
         half_A_out, half_px, _ = glance_matrix(crop_px, crop_px, 0.5)
-        amodal = renderer.render(scene.instances[:1], half_A_out @ K, half_px, half_px).mask == 1
+        amodal = renderer.render(scene.instances[:1], half_A_out @ K, half_px, half_px, with_xyz=False).mask == 1
         image, buffers = self.photographer.develop(scene, buffers, rng, native_scale=side_px / crop_px)
         visible = buffers.mask == 1
         if visible.sum() < self.jitter.min_visible_fraction * max(4 * int(amodal.sum()), 64):

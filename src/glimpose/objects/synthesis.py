@@ -166,8 +166,10 @@ class Photographer:
         rng: np.random.Generator,
         native_scale: float = 1.0,
     ) -> tuple[np.ndarray, Buffers]:
-        """Photograph a scene: height×width×3 uint8, and the exact buffers behind it; see `develop`."""
-        return self.develop(scene, self.renderer.render(scene.instances, K, height, width), rng, native_scale)
+        """Photograph a scene: height×width×3 uint8, and the exact buffers behind it, but for xyz; see `develop`."""
+        return self.develop(
+            scene, self.renderer.render(scene.instances, K, height, width, with_xyz=False), rng, native_scale
+        )
 
     def develop(
         self, scene: Scene, buffers: Buffers, rng: np.random.Generator, native_scale: float = 1.0

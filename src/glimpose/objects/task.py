@@ -145,7 +145,7 @@ class GlanceGazeTask:
     ) -> None:
         self.objects = list(objects)
         self.network = network
-        self.model: nn.Module = GlanceGaze(network, len(self.objects))
+        self.model = GlanceGaze(network, len(self.objects))
         self.batches = SynthesisBatches(objects, meshes, synthesis, network, jitter, batch, curriculum)
         self.lambdas = lambdas
         self.num_workers = num_workers

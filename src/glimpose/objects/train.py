@@ -40,6 +40,8 @@ class ObjectsConfig:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     jitter: CropJitter = field(default_factory=CropJitter)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    imagenet: Path | None = None
+    """torchvision's MobileNetV2 file, .pth or .safetensors, which the gaze's encoder starts from."""
 
 
 def load_objects(data: DataConfig, num_keypoints: int) -> tuple[list[ObjectModel], list[Mesh]]:
@@ -62,7 +64,7 @@ def load_objects(data: DataConfig, num_keypoints: int) -> tuple[list[ObjectModel
 def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh]) -> GlanceGazeTask:
     """Assemble the task."""
     faces = config.synthesis.mesh_faces
-    return GlanceGazeTask(
+    task = GlanceGazeTask(
         objects,
         [simplify(mesh, faces) if faces else mesh for mesh in meshes],
         config.network,
@@ -73,6 +75,9 @@ def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Se
         config.lambdas,
         config.training.num_workers,
     )
+    if config.imagenet is not None:
+        task.model.gaze.encoder.load_imagenet(config.imagenet)
+    return task
 
 
 def train(config: ObjectsConfig, run_dir: Path, resume: bool = False) -> Path:

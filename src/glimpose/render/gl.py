@@ -114,6 +114,7 @@ class GlRenderer:
         width: int,
         near_m: float = 0.01,
         far_m: float = 20.0,
+        with_xyz: bool = True,
     ) -> Buffers:
         """Draw the instances with mutual occlusion; of equally deep surfaces the one given first is seen."""
         check_scene(instances, K, near_m, far_m)
@@ -138,7 +139,7 @@ class GlRenderer:
             normal=cv2.cvtColor(normal_depth, cv2.COLOR_RGBA2RGB),
             depth=depth,
             mask=mask,
-            xyz=_object_coordinates(depth, mask, instances, K),
+            xyz=_object_coordinates(depth, mask, instances if with_xyz else (), K),
         )
 
     def close(self) -> None:
@@ -246,6 +247,8 @@ def _object_coordinates(
 ) -> Float[np.ndarray, "h w 3"]:
     """Take each pixel from the image through depth and camera to the frame of the object seen there."""
     xyz = np.zeros((*mask.shape, 3), np.float32)
+    if not instances:
+        return xyz
     u, v = np.arange(mask.shape[1], dtype=np.float32), np.arange(mask.shape[0], dtype=np.float32)
     scaled_uv = cv2.merge([u * depth, v[:, None] * depth, depth])
     img_T_cam = np.eye(4)

@@ -45,6 +45,7 @@ class RasterRenderer:
         width: int,
         near_m: float = 0.01,
         far_m: float = 20.0,
+        with_xyz: bool = True,
     ) -> Buffers:
         """Draw the instances with mutual occlusion; of equally deep surfaces the one given first is seen."""
         check_scene(instances, K, near_m, far_m)
@@ -72,7 +73,7 @@ class RasterRenderer:
             normal=normal.reshape(height, width, 3),
             depth=np.where(mask, depth, 0).astype(np.float32).reshape(height, width),
             mask=mask.reshape(height, width),
-            xyz=xyz.reshape(height, width, 3),
+            xyz=xyz.reshape(height, width, 3) if with_xyz else np.zeros((height, width, 3), np.float32),
         )
 
     def close(self) -> None:

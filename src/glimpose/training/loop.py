@@ -69,7 +69,9 @@ class TrainingConfig:
 class Task(Protocol):
     """What `fit` needs to know about the thing that is learned."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module:
+        """Give what is trained."""
 
     def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Any]:
         """Yield the batches of these steps; batch i depends on (seed, i) alone, so that a resumed run sees the same."""
