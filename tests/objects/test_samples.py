@@ -13,6 +13,7 @@ def _true_maps(batch):
     flat = torch.zeros_like(batch["valid"])[:, None]
     return {
         "visible_logits": batch["valid"][:, None] * 40 - 20,
+        "amodal_logits": batch["amodal"][:, None] * 40 - 20,
         "center_offset": offsets[:, 0],
         "center_log_depth": flat + batch["center_log_depth"].view(-1, 1, 1, 1),
         "center_log_std": flat,

@@ -26,6 +26,7 @@ from glimpose.objects.crops import (
     glance_reference_depth_m,
     warp,
 )
+from glimpose.objects.search import Evidence, PoseSearch
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 logger = logging.getLogger(__name__)
@@ -83,11 +84,17 @@ class PoseEstimator:
     """A trained pair of networks and the geometry that turns its maps into poses."""
 
     def __init__(
-        self, model: GlanceGaze, objects: Sequence[ObjectModel], config: EstimatorConfig | None = None
+        self,
+        model: GlanceGaze,
+        objects: Sequence[ObjectModel],
+        config: EstimatorConfig | None = None,
+        search: PoseSearch | None = None,
     ) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objects = list(objects)
         self.config = config or EstimatorConfig()
+        self.search = search
+        """Solves instead of PnP where there is one."""
 
     @classmethod
     def from_checkpoint(cls, path: Path, config: EstimatorConfig | None = None, device: str = "cpu") -> "PoseEstimator":
@@ -190,17 +197,24 @@ class PoseEstimator:
             solved = solve_from_keypoints(views, i, model, K)
         else:
             solved = solve_from_coordinates(views, i, model, K, float(depth_m))
-        if solved.cam_T_obj is None:
+        fused = None
+        if solved.cam_T_obj is not None:
+            assert solved.covariance is not None
+            covariance_t = self._voted_covariance(voted_t, model.diameter_m)
+            fused = fuse_translation(solved.cam_T_obj, solved.covariance, voted_t, covariance_t).numpy()
+        if self.search is not None:
+            cam_T_obj, explained = self.search(model, views.evidence(i, K_crop, voted_t), fused)
+            disagreement = float(np.linalg.norm(cam_T_obj[:3, 3] - voted_t.numpy())) / model.diameter_m
+            agreement = math.exp(explained / 4)
+        elif solved.cam_T_obj is not None and fused is not None:
+            cam_T_obj = fused
+            disagreement = float((solved.cam_T_obj[:3, 3] - voted_t).norm()) / model.diameter_m
+            agreement = float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
+        else:
             logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
             return None
-        disagreement = float((solved.cam_T_obj[:3, 3] - voted_t).norm()) / model.diameter_m
-        agreement = float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
         score = detection.score * float(views.certainty[i]) * agreement
-        assert solved.covariance is not None
-        cam_T_obj = fuse_translation(
-            solved.cam_T_obj, solved.covariance, voted_t, self._voted_covariance(voted_t, model.diameter_m)
-        )
-        return PoseEstimate(model, cam_T_obj.numpy(), score, detection, disagreement)
+        return PoseEstimate(model, cam_T_obj, score, detection, disagreement)
 
     def _voted_covariance(self, voted_t: Tensor, diameter_m: float) -> Tensor:
         """How sure the translation from voted centre and depth is: an ellipsoid along the ray."""
@@ -222,6 +236,8 @@ class GazeViews:
 
     visible: Tensor
     """b×n probability that each cell shows the object."""
+    amodal: Tensor
+    """b×n probability that it would, if nothing stood in front."""
     cells_px: Tensor
     """n×2 centres of the cells."""
     xyz: Tensor
@@ -239,6 +255,17 @@ class GazeViews:
     certainty: Tensor
     """b: mean probability of the cells that show the object, each counted by that probability."""
 
+    def evidence(self, i: int, K: np.ndarray, t_m: Tensor) -> Evidence:
+        """Crop i's maps, as a search takes them."""
+        return Evidence(
+            visible=self.visible[i].numpy(),
+            amodal=torch.maximum(self.amodal[i], self.visible[i]).numpy(),
+            xyz=self.xyz[i].numpy(),
+            xyz_std=self.xyz_std[i].numpy(),
+            K=K,
+            t_m=t_m.numpy(),
+        )
+
 
 def decode_gaze(maps: dict[str, Tensor]) -> GazeViews:
     """Turn maps into points by voting."""
@@ -255,6 +282,7 @@ def decode_gaze(maps: dict[str, Tensor]) -> GazeViews:
     log_depth = (maps["center_log_depth"].flatten(1) * center_weight).sum(1) / center_weight.sum(1).clamp(min=1e-9)
     return GazeViews(
         visible=weight.cpu(),
+        amodal=torch.sigmoid(maps["amodal_logits"][:, 0]).flatten(1).cpu(),
         cells_px=cells.cpu(),
         xyz=maps["xyz"].flatten(2).mT.cpu(),
         xyz_std=maps["xyz_log_std"][:, 0].exp().flatten(1).cpu(),

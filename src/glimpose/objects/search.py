@@ -1,0 +1,278 @@
+"""Pose by search: of many drawn views of the object, those that explain the gaze's maps best, moved until they fit.
+
+PnP from object coordinates needs them exact, and a young network's are blurred: halfway between two sides it cannot
+tell apart. A drawn view can't be halfway. Views are compared with everything the gaze says, coordinates and both masks;
+the best few are then moved by Gauss's and Newton's method, to where their outlines lie on the mask's edge and their
+coordinates agree, and the best of those is the pose.
+
+maps ── compare with drawn views ── the best few ── move each (contour, coordinates) ── the one that explains most
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from glimpose.geometry.se3 import random_rotations
+from glimpose.nets.glance_gaze import GlanceGazeConfig
+from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.contour import Contour, draw_contour, edge_offsets
+from glimpose.objects.crops import central_mean, focal_px
+from glimpose.render.mesh import Mesh, simplify
+from glimpose.render.scene import Instance, Renderer, make_renderer
+
+NormalEquations = tuple[np.ndarray, np.ndarray]
+"""Hessian 6×6 and gradient 6 of one term, by turning about the object's origin (radians) and moving (object radii)."""
+DRAWN_FACES = 1000
+"""Of meshes, which are simplified to it: cells don't show more."""
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """How poses are searched for."""
+
+    num_views: int = 1500
+    """Drawn of each object: from everywhere, about 12 degrees apart."""
+    num_kept: int = 5
+    """Views that are moved."""
+    distinct_deg: float = 20.0
+    """Kept views differ by at least this."""
+    mask_weight: float = 4.0
+    """Of the masks' agreement, against a standard deviation of the coordinates."""
+    view_std: float = 0.15
+    """Of coordinates, in object radii, when drawn views are compared: half the way to the next view."""
+    pose_std: float = 0.05
+    """The same when moved poses are."""
+    largest_error: float = 4.0
+    """In standard deviations: coordinates further off than this don't get worse."""
+    trusts_px: tuple[float, ...] = (6.0, 4.0, 3.0, 2.0)
+    """One step each: an edge found that far from the contour counts half."""
+    contour_weight: float = 1.0
+    coordinate_weight: float = 0.5
+    """Cells' errors are less independent than they seem: whole objects are turned a little too far."""
+    step_rad: float = 0.2
+    step_radii: float = 0.1
+    """Standard deviations of one step."""
+    depth_std: float = 0.03
+    """Of the voted distance, relative."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the gaze says of one crop, as arrays over its n = rows × columns cells."""
+
+    visible: np.ndarray
+    """Probability that the cell shows the object."""
+    amodal: np.ndarray
+    """Probability that it would, if nothing stood in front."""
+    xyz: np.ndarray
+    """n×3, object radii, canonical frame."""
+    xyz_std: np.ndarray
+    K: np.ndarray
+    """Of the crop."""
+    t_m: np.ndarray
+    """Voted translation."""
+
+    @property
+    def cells(self) -> int:
+        """Rows, and columns."""
+        return round(len(self.visible) ** 0.5)
+
+    @property
+    def log_odds(self) -> np.ndarray:
+        """Of the amodal mask, n."""
+        return np.log((self.amodal + 0.02) / (1.02 - self.amodal))
+
+
+@dataclass(frozen=True)
+class ViewBank:
+    """Drawn views of one object, at the crops' nominal size."""
+
+    ray_R_obj: np.ndarray
+    """v×3×3: rotations in a camera frame whose z axis goes through the object's centre."""
+    masks: np.ndarray
+    """v×n float32."""
+    xyz: np.ndarray
+    """v×n×3 float16, object radii, canonical frame."""
+
+    @classmethod
+    def draw(
+        cls, renderer: Renderer, mesh: Mesh, model: ObjectModel, network: GlanceGazeConfig, num: int
+    ) -> "ViewBank":
+        """Draw ``num`` views from everywhere, each pixel a cell."""
+        rotations = random_rotations(num, torch.Generator().manual_seed(0)).double()
+        cells = network.crop_px // STRIDE
+        focal = cells / (model.diameter_m * network.crop_pad)  # at a distance of a metre
+        K = np.array([[focal, 0, (cells - 1) / 2], [0, focal, (cells - 1) / 2], [0, 0, 1]])
+        poses = torch.eye(4, dtype=torch.float64).repeat(num, 1, 1)
+        poses[:, :3, :3] = rotations
+        poses[:, 2, 3] = 1.0
+        canonical_T_obj = torch.linalg.solve(model.canonical(poses), poses).numpy()
+        masks = np.zeros((num, cells * cells), np.float32)
+        xyz = np.zeros((num, cells * cells, 3), np.float16)
+        for i, (pose, symmetry) in enumerate(zip(poses.numpy(), canonical_T_obj, strict=True)):
+            buffers = renderer.render([Instance(mesh, pose)], K, cells, cells)
+            covers = buffers.mask.ravel() > 0
+            masks[i] = covers
+            points = buffers.xyz.reshape(-1, 3) @ symmetry[:3, :3].T + symmetry[:3, 3]
+            xyz[i] = np.where(covers[:, None], points / (model.diameter_m / 2), 0)
+        return cls(rotations.numpy(), masks, xyz)
+
+
+class PoseSearch:
+    """Drawn views of all objects, and the search among them."""
+
+    def __init__(
+        self,
+        objects: Sequence[ObjectModel],
+        meshes: Mapping[int, Mesh],
+        network: GlanceGazeConfig,
+        config: SearchConfig | None = None,
+        renderer: Renderer | None = None,
+    ) -> None:
+        self.config = config or SearchConfig()
+        self.network = network
+        self.renderer = renderer or make_renderer()
+        self.meshes = {model.obj_id: simplify(meshes[model.obj_id], DRAWN_FACES) for model in objects}
+        self.banks = {
+            model.obj_id: ViewBank.draw(self.renderer, self.meshes[model.obj_id], model, network, self.config.num_views)
+            for model in tqdm(objects, desc="draw views", unit="object", leave=False)
+        }
+
+    def __call__(
+        self, model: ObjectModel, evidence: Evidence, also: np.ndarray | None = None
+    ) -> tuple[np.ndarray, float]:
+        """Return the pose cam_T_obj that explains the evidence best, and how well: 0 is perfect, less is worse.
+
+        ``also`` is a pose to start from beside the drawn views.
+        """
+        bank = self.banks[model.obj_id]
+        scores = self._explained(bank.masks, bank.xyz, evidence, self.config.view_std)
+        candidates = [] if also is None else [also]
+        cam_R_ray = _turn_to(evidence.t_m)
+        for index in np.argsort(-scores):
+            R = cam_R_ray @ bank.ray_R_obj[index]
+            angles = [np.arccos(np.clip((np.trace(R.T @ kept[:3, :3]) - 1) / 2, -1, 1)) for kept in candidates]
+            if all(angle > np.deg2rad(self.config.distinct_deg) for angle in angles):
+                candidates.append(_pose(R, evidence.t_m))
+            if len(candidates) == self.config.num_kept:
+                break
+        moved = [self._move(model, pose, evidence) for pose in candidates]
+        final = [self._score(model, pose, evidence) for pose in moved]
+        best = int(np.argmax(final))
+        return moved[best], final[best]
+
+    def _explained(self, masks: np.ndarray, xyz: np.ndarray, evidence: Evidence, least_std: float) -> np.ndarray:
+        """How well views explain the evidence, v."""
+        log_odds, visible = evidence.log_odds, evidence.visible
+        mask = masks @ log_odds / np.maximum(np.maximum(log_odds, 0).sum(), 1e-6) - 1
+        shown = np.flatnonzero(visible > 0.2)  # most cells are background, and cost as much
+        error = np.linalg.norm(xyz[:, shown].astype(np.float32) - evidence.xyz[None, shown].astype(np.float32), axis=2)
+        std = np.hypot(evidence.xyz_std[shown], least_std).astype(np.float32)
+        error = np.minimum(error / std, self.config.largest_error)
+        error = np.where(masks[:, shown] > 0, error, self.config.largest_error)
+        weight = visible[shown] / max(visible[shown].sum(), 1e-6)
+        return self.config.mask_weight * mask - error @ weight
+
+    def _score(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> float:
+        """How well a pose explains the evidence."""
+        cells = evidence.cells
+        buffers = self.renderer.render(
+            [Instance(self.meshes[model.obj_id], cam_T_obj)], evidence.K, cells * STRIDE, cells * STRIDE
+        )
+        covers, points = central_mean(buffers.xyz, buffers.mask > 0)
+        symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
+        xyz = (points @ symmetry[:3, :3].T + symmetry[:3, 3]) / (model.diameter_m / 2)
+        masks = covers.reshape(1, -1).astype(np.float32)
+        return float(self._explained(masks, xyz.reshape(1, -1, 3), evidence, self.config.pose_std)[0])
+
+    def _move(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> np.ndarray:
+        """Move a pose to where its contour lies on the mask's edge and its coordinates agree."""
+        radius_m, size = model.diameter_m / 2, evidence.cells * STRIDE
+        coarse = evidence.log_odds.reshape(evidence.cells, -1).astype(np.float32)
+        log_odds = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+        for trust_px in self.config.trusts_px:
+            contour = draw_contour(self.renderer, self.meshes[model.obj_id], cam_T_obj, evidence.K, size)
+            terms = [
+                (np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3)), np.zeros(6)),
+                self._range_term(cam_T_obj, evidence, radius_m),
+                self._coordinate_term(model, cam_T_obj, evidence, radius_m),
+            ]
+            if contour is not None:
+                terms.append(self._contour_term(contour, log_odds, cam_T_obj, evidence.K, radius_m, trust_px))
+            hessians, gradients = zip(*terms, strict=True)
+            step = np.linalg.solve(sum(hessians), sum(gradients))
+            turn = Rotation.from_rotvec(step[:3]).as_matrix()
+            cam_T_obj = _pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * radius_m)
+        return cam_T_obj
+
+    def _contour_term(
+        self,
+        contour: Contour,
+        log_odds: np.ndarray,
+        cam_T_obj: np.ndarray,
+        K: np.ndarray,
+        radius_m: float,
+        trust_px: float,
+    ) -> NormalEquations:
+        """Along its normal, each point of the contour is off by as much as the mask's edge is."""
+        offset_px, variance_px2 = edge_offsets(log_odds, contour)
+        J = _jacobian(contour.xyz_cam, cam_T_obj[:3, 3], K, radius_m)
+        J = np.einsum("nc,nck->nk", contour.normal, J)
+        weight = self.config.contour_weight / variance_px2 / (1 + (offset_px / trust_px) ** 2)  # Cauchy's
+        return (J * weight[:, None]).T @ J, (J * weight[:, None]).T @ offset_px
+
+    def _coordinate_term(
+        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, radius_m: float
+    ) -> NormalEquations:
+        """Each cell's surface point is off by the distance between the cell and where the point is seen."""
+        shown = np.flatnonzero(evidence.visible > 0.5)
+        uv = np.stack([shown % evidence.cells, shown // evidence.cells], 1) * STRIDE + (STRIDE - 1) / 2
+        # The network speaks of the canonical one of equivalent poses; its coordinates move to this one's frame.
+        obj_T_canonical = np.linalg.solve(cam_T_obj, model.canonical(torch.from_numpy(cam_T_obj)).numpy())
+        xyz_m = evidence.xyz[shown] * radius_m @ obj_T_canonical[:3, :3].T + obj_T_canonical[:3, 3]
+        xyz_cam = xyz_m @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3]
+        uvw = xyz_cam @ evidence.K.T
+        error = uv - uvw[:, :2] / uvw[:, 2:]
+        std_px = np.hypot(evidence.xyz_std[shown] * radius_m * focal_px(evidence.K) / evidence.t_m[2], 0.5)
+        weight = self.config.coordinate_weight / std_px**2 / (1 + (error**2).sum(1) / (3 * std_px) ** 2)  # Cauchy's
+        J = _jacobian(xyz_cam, cam_T_obj[:3, 3], evidence.K, radius_m)
+        return np.einsum("nci,n,ncj->ij", J, weight, J), np.einsum("nci,n,nc->i", J, weight, error)
+
+    def _range_term(self, cam_T_obj: np.ndarray, evidence: Evidence, radius_m: float) -> NormalEquations:
+        """The voted distance is worth more than the coordinates' scale."""
+        voted_m = np.linalg.norm(evidence.t_m)
+        ray = evidence.t_m / voted_m
+        J = np.concatenate([np.zeros(3), ray * radius_m])
+        weight = (self.config.depth_std * voted_m) ** -2
+        return weight * np.outer(J, J), weight * J * (voted_m - ray @ cam_T_obj[:3, 3])
+
+
+def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+    cam_T_obj = np.eye(4)
+    cam_T_obj[:3, :3], cam_T_obj[:3, 3] = R, t
+    return cam_T_obj
+
+
+def _turn_to(t: np.ndarray) -> np.ndarray:
+    """cam_R_ray: the smallest rotation that takes the z axis to the direction of t."""
+    ray = t / np.linalg.norm(t)
+    axis = np.cross([0.0, 0.0, 1.0], ray)
+    sine = np.linalg.norm(axis)
+    if sine < 1e-12:
+        return np.eye(3)
+    return Rotation.from_rotvec(axis / sine * np.arctan2(sine, ray[2])).as_matrix()
+
+
+def _jacobian(xyz_cam: np.ndarray, pivot: np.ndarray, K: np.ndarray, radius_m: float) -> np.ndarray:
+    """n×2×6: pixels per radian of turning about the pivot, and per radius of moving."""
+    uvw = xyz_cam @ K.T
+    uv = uvw[:, :2] / uvw[:, 2:]
+    by_xyz = (K[None, :2] - uv[..., None] * K[None, 2:]) / uvw[:, 2, None, None]
+    by_turn = np.cross((xyz_cam - pivot)[:, None], by_xyz)  # row·(w × arm) = w·(arm × row)
+    return np.concatenate([by_turn, by_xyz * radius_m], 2)

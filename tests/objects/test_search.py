@@ -1,0 +1,110 @@
+"""Search: perfect maps lead to the pose, whichever way the object is turned and whatever stands in front."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from parts import Parts
+from scipy.spatial.transform import Rotation
+
+from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.contour import draw_contour, edge_offsets
+from glimpose.objects.crops import central_mean, crop_matrix, frame_object
+from glimpose.objects.search import Evidence, PoseSearch, SearchConfig
+from glimpose.render.mesh import sphere_mesh
+from glimpose.render.scene import Instance, make_renderer
+
+K = np.array([[570.0, 0, 320], [0, 570, 240], [0, 0, 1]])
+
+
+def pose(seed: int, z_m: float = 0.6) -> np.ndarray:
+    cam_T_obj = np.eye(4)
+    cam_T_obj[:3, :3] = Rotation.random(random_state=seed).as_matrix()
+    cam_T_obj[:3, 3] = [0.05, -0.03, z_m]
+    return cam_T_obj
+
+
+@pytest.fixture(scope="module")
+def search(parts: Parts) -> PoseSearch:
+    meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
+    return PoseSearch(parts.objects, meshes, parts.network, SearchConfig(num_views=400))
+
+
+def true_evidence(parts: Parts, index: int, cam_T_obj: np.ndarray, num_hidden: int = 0) -> Evidence:
+    """What a perfect gaze would say, with the lower rows hidden by something."""
+    model, size = parts.objects[index], parts.network.crop_px
+    K_crop = crop_matrix(*frame_object(cam_T_obj, K, model.diameter_m, parts.network.crop_pad), size) @ K
+    buffers = make_renderer().render([Instance(parts.meshes[index], cam_T_obj)], K_crop, size, size)
+    covers, points = central_mean(buffers.xyz, buffers.mask > 0)
+    symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
+    xyz = (points @ symmetry[:3, :3].T + symmetry[:3, 3]) / (model.diameter_m / 2)
+    amodal = buffers.mask.reshape(size // STRIDE, STRIDE, -1, STRIDE).mean((1, 3)).astype(np.float64)
+    visible = covers.astype(np.float64)
+    visible[size // STRIDE - num_hidden :] = 0
+    return Evidence(
+        visible=visible.ravel(),
+        amodal=amodal.ravel(),
+        xyz=xyz.reshape(-1, 3),
+        xyz_std=np.full(visible.size, 0.03),
+        K=K_crop,
+        t_m=cam_T_obj[:3, 3],
+    )
+
+
+def turned_deg(parts: Parts, index: int, found: np.ndarray, truth: np.ndarray) -> float:
+    turns = [found[:3, :3].T @ truth[:3, :3] @ s[:3, :3].numpy() for s in parts.objects[index].symmetries]
+    return min(float(np.rad2deg(Rotation.from_matrix(turn).magnitude())) for turn in turns)
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("num_hidden", [0, 14])
+def test_perfect_maps_lead_to_the_pose(parts: Parts, search: PoseSearch, index: int, num_hidden: int):
+    for seed in range(3):
+        truth = pose(seed)
+        found, explained = search(parts.objects[index], true_evidence(parts, index, truth, num_hidden))
+        assert turned_deg(parts, index, found, truth) < 3
+        assert np.linalg.norm(found[:3, 3] - truth[:3, 3]) < 4e-3
+        assert explained > -2
+
+
+def test_a_distance_that_is_off_is_corrected_by_the_outline(parts: Parts, search: PoseSearch):
+    truth = pose(5)
+    evidence = true_evidence(parts, 0, truth)
+    found, _ = search(parts.objects[0], replace(evidence, t_m=1.05 * evidence.t_m))
+    assert abs(found[2, 3] / truth[2, 3] - 1) < 0.02
+
+
+def test_wrong_maps_are_explained_worse(parts: Parts, search: PoseSearch):
+    evidence = true_evidence(parts, 0, pose(1))
+    _, right = search(parts.objects[0], evidence)
+    shuffled = np.random.default_rng(0).permutation(evidence.xyz)
+    _, wrong = search(parts.objects[0], replace(evidence, xyz=shuffled))
+    assert wrong < right - 1
+
+
+def test_outline_of_a_ball_is_its_circle():
+    renderer, radius_m, z_m, size = make_renderer(), 0.05, 0.5, 96
+    K_crop = np.array([[400.0, 0, 47.5], [0, 400, 47.5], [0, 0, 1]])
+    cam_T_obj = np.eye(4)
+    cam_T_obj[2, 3] = z_m
+    contour = draw_contour(renderer, sphere_mesh(radius_m, subdivisions=5), cam_T_obj, K_crop, size)
+    assert contour is not None
+    radius_px = 400 * radius_m / np.sqrt(z_m**2 - radius_m**2)
+    from_center = contour.uv_px - 47.5
+    np.testing.assert_allclose(np.linalg.norm(from_center, axis=1), radius_px, atol=0.5)
+    assert abs(np.linalg.norm(from_center, axis=1).mean() - radius_px) < 0.1
+    assert (np.einsum("nc,nc->n", contour.normal, from_center) > 0.9 * radius_px).all()
+    v, u = np.mgrid[:size, :size]
+    for grown_px in (-3.0, 0.0, 4.0):
+        disc = np.clip(2 * (radius_px + grown_px - np.hypot(u - 47.5, v - 47.5)), -3, 3).astype(np.float32)
+        offset_px, variance_px2 = edge_offsets(disc, contour)
+        np.testing.assert_allclose(offset_px, grown_px, atol=0.7)
+        assert abs(offset_px.mean() - grown_px) < 0.15
+        assert (variance_px2 < 1).all()
+
+
+def test_an_object_outside_the_picture_has_no_outline():
+    cam_T_obj = np.eye(4)
+    cam_T_obj[:3, 3] = [3.0, 0, 0.5]
+    assert draw_contour(make_renderer(), sphere_mesh(0.05, subdivisions=2), cam_T_obj, K, 96) is None
