@@ -19,10 +19,11 @@ from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import MtgoeConfig
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.dataset import write_dataset
-from glimpose.objects.estimator import PoseEstimator
+from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.evaluate import evaluate
 from glimpose.objects.predict import find_photographs, predict
 from glimpose.objects.samples import CropJitter
+from glimpose.objects.search import PoseSearch
 from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.task import Batch, BatchConfig, LambdaConfig
 from glimpose.objects.train import DataConfig, ObjectsConfig, build_task, load_objects
@@ -32,7 +33,7 @@ from glimpose.training.loop import TrainingConfig, fit
 from glimpose.viz.overlay import PoseLabel, draw_poses
 from glimpose.viz.report import Page
 
-STEPS_PER_MINUTE = 350
+STEPS_PER_MINUTE = 250
 """What two cores manage. Slower ones take longer, and learn as much."""
 NUM_SHOWN = 6
 """Test photographs on the page."""
@@ -75,7 +76,9 @@ def run_demo(out: Path, minutes: float = 4.0, seed: int = 0, num_photographs: in
     # Photograph fresh scenes, find the parts in them, and compare with the truth.
     renderer = make_renderer()
     write_dataset(out, "test", objects, meshes, config.data.models, config.synthesis, num_photographs, seed=seed)
-    estimator = PoseEstimator.from_checkpoint(checkpoint)
+    estimator = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig(correspondences="coordinates"))
+    by_id = {model.obj_id: mesh for model, mesh in zip(objects, meshes, strict=True)}
+    estimator.search = PoseSearch(objects, by_id, estimator.model.config)
     photographs = find_photographs([out / "test" / "000000" / "rgb"])
     rows = predict(estimator, photographs, out / "camera.json", out / "poses.csv")
     summary = evaluate(out / "poses.csv", out, "test", out / "test_targets_bop19.json", out / "evaluation")
@@ -85,8 +88,8 @@ def run_demo(out: Path, minutes: float = 4.0, seed: int = 0, num_photographs: in
     page.text(
         f"Two parts were made up, and two small networks trained for {config.training.steps:,} steps on pictures drawn "
         "at random. The glance sees a whole photograph and finds the parts; the gaze sees a close-up of each and "
-        "predicts its mask, depth and, for every pixel, which point of the part it shows. From these points follow "
-        "position and rotation.",
+        "predicts its mask, depth and, for every pixel, which point of the part it shows. Of many drawn views the one "
+        "that explains this best, moved until it fits, gives position and rotation.",
         f"In {summary['num_images']} photographs of new scenes, {100 * summary['ADD_S_0.1d']:.0f} % of "
         f"{summary['num_targets']} parts were found with a mean error below a tenth of their diameter (ADD-S).",
     )
@@ -148,11 +151,11 @@ def demo_config(models: Path, steps: int, seed: int) -> ObjectsConfig:
             crop_px=64,
         ),
         synthesis=SynthesisConfig(
-            fx=600.0,
-            fy=600.0,
+            fx=480.0,
+            fy=480.0,
             cx=319.5,
             cy=239.5,
-            distance_m=(0.5, 0.7),
+            distance_m=(0.38, 0.52),
             elevation_deg=(30.0, 70.0),
             roll_deg=5.0,
             tilt_deg=2.0,
