@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +17,10 @@ DESCRIPTION = """\
   glimpose train    CONFIG --out RUN                learn from CAD models alone
   glimpose predict  RUN/best.safetensors IMAGES --camera camera.json --out poses.csv --overlay pictures
   glimpose evaluate poses.csv --dataset DIR --split test --targets FILE --out scores
+  glimpose calibrate RUN/best.safetensors IMAGES --distance 1.0 --camera camera.json     give a robot's range metres
   glimpose simulate CONFIG --out recording.h5       record robots with LEDs that drive about in a simulated room
 """
+ROBOMASTER = Path("configs/robots/robomaster.toml")
 CONFIG_HELP = "TOML file; only what differs from the defaults. `key=value` arguments after it override single keys"
 
 
@@ -76,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     synth.add_argument("--renderer", choices=("auto", "gl", "raster"), default="auto")
     synth.set_defaults(run=run_synth)
 
-    train = verbs.add_parser("train", help="train on CAD models", description=run_train.__doc__)
+    train = verbs.add_parser("train", help="train on CAD models or a recording", description=run_train.__doc__)
     _config_arguments(train)
     train.add_argument("--out", type=Path, required=True, help="folder of the run: checkpoints, metrics, TensorBoard")
     train.add_argument("--resume", action="store_true", help="go on from OUT/last.safetensors")
@@ -84,23 +87,34 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = verbs.add_parser("predict", help="poses in photographs", description=run_predict.__doc__)
     predict.add_argument("checkpoint", type=Path, help="what train wrote, e.g. RUN/best.safetensors")
-    predict.add_argument("images", type=Path, nargs="+", help="images, or folders of them")
-    predict.add_argument("--camera", type=Path, required=True, help="BOP's camera.json, or a scene_camera.json")
-    predict.add_argument("--out", type=Path, required=True, help="CSV of poses to write, in BOP's format")
+    predict.add_argument("images", type=Path, nargs="+", help="images, folders of them, or (robots) one recording")
+    predict.add_argument("--camera", type=Path, help="BOP's camera.json or a scene_camera.json; recordings hold theirs")
+    predict.add_argument("--out", type=Path, required=True, help="CSV of poses to write, for objects in BOP's format")
     predict.add_argument("--overlay", type=Path, help="folder for pictures of the poses")
     predict.add_argument("--models", type=Path, help="folder of CAD models: pictures then show outlines, not boxes")
+    predict.add_argument("--search", action="store_true", help="solve by comparing drawn views; needs --models to draw")
+    predict.add_argument("--refine", type=Path, metavar="REFINER", help="refiner's checkpoint; needs --models to draw")
     predict.add_argument("--instances", type=int, help="most instances of one object in an image (default: no limit)")
     predict.add_argument("--correspondences", choices=("keypoints", "coordinates"), help="what poses are solved from")
     predict.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     predict.set_defaults(run=run_predict)
 
-    evaluate = verbs.add_parser("evaluate", help="score poses as BOP does", description=run_evaluate.__doc__)
-    evaluate.add_argument("poses", type=Path, help="CSV of poses in BOP's format, of whichever program")
-    evaluate.add_argument("--dataset", type=Path, required=True, help="folder of the dataset, in BOP's layout")
-    evaluate.add_argument("--split", required=True, help="its split, e.g. test")
-    evaluate.add_argument("--targets", type=Path, required=True, help="e.g. DATASET/test_targets_bop19.json")
+    evaluate = verbs.add_parser("evaluate", help="score poses against the truth", description=run_evaluate.__doc__)
+    evaluate.add_argument("poses", type=Path, help="CSV of poses, of whichever program")
+    evaluate.add_argument("--dataset", type=Path, help="objects: folder of the dataset, in BOP's layout")
+    evaluate.add_argument("--split", help="its split, e.g. test")
+    evaluate.add_argument("--targets", type=Path, help="e.g. DATASET/test_targets_bop19.json")
+    evaluate.add_argument("--recording", type=Path, help="robots: the recording that poses were predicted on")
+    evaluate.add_argument("--robot", type=Path, default=ROBOMASTER, help="its LEDs (default: %(default)s)")
     evaluate.add_argument("--out", type=Path, required=True, help="folder for summary.json and the table of errors")
     evaluate.set_defaults(run=run_evaluate)
+
+    calibrate = verbs.add_parser("calibrate", help="give a robot's range metres", description=run_calibrate.__doc__)
+    calibrate.add_argument("checkpoint", type=Path, help="what train wrote; the scale is stored in it")
+    calibrate.add_argument("images", type=Path, nargs="+", help="images that show a robot at that distance")
+    calibrate.add_argument("--distance", type=float, required=True, help="metres, from base to base")
+    calibrate.add_argument("--camera", type=Path, required=True, help="JSON or recording of this camera")
+    calibrate.set_defaults(run=run_calibrate)
 
     simulate = verbs.add_parser(
         "simulate", help="record robots with LEDs in a simulated room", description=run_simulate.__doc__
@@ -157,16 +171,44 @@ def run_synth(args: argparse.Namespace) -> None:
 
 
 def run_train(args: argparse.Namespace) -> None:
-    """Train glance and gaze on scenes synthesised from CAD models; prints the best checkpoint's path."""
+    """Train on CAD models or, if the config says track = "robots", on a recording; prints the best checkpoint."""
     from glimpose.config import load
+
+    track = _track(args.config)
+    if track == "robots":
+        from glimpose.robots.train import load_experiment
+        from glimpose.robots.train import train as train_robots
+
+        print(train_robots(*load_experiment(args.config, args.overrides), args.out, resume=args.resume))
+        return
+    if track == "refiner":
+        from glimpose.objects.refine_task import RefinerTrainingConfig, train_refiner
+
+        print(train_refiner(load(RefinerTrainingConfig, args.config, args.overrides), args.out, resume=args.resume))
+        return
     from glimpose.objects.train import ObjectsConfig, train
 
     print(train(load(ObjectsConfig, args.config, args.overrides), args.out, resume=args.resume))
 
 
+def _track(config: Path) -> str:
+    """Return which track a config belongs to; what's wrong with the file is left to its reader."""
+    try:
+        return tomllib.loads(config.read_text(encoding="utf-8")).get("track", "objects")
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return "objects"
+
+
 def run_predict(args: argparse.Namespace) -> None:
-    """Estimate the poses of all known objects in photographs and write them in BOP's format."""
+    """Estimate the poses of all known objects in photographs and write them in BOP's format, or those of robots."""
     from dataclasses import replace
+
+    from glimpose.training.checkpoint import load_checkpoint
+
+    if load_checkpoint(args.checkpoint).metadata.get("kind") == "robots":
+        return _predict_robots(args)
+    if args.camera is None:
+        raise ValueError("--camera: missing; objects' poses can't be told without")
 
     from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
     from glimpose.objects.predict import find_photographs, load_meshes, predict
@@ -177,12 +219,40 @@ def run_predict(args: argparse.Namespace) -> None:
     photographs = find_photographs(args.images)
     estimator = PoseEstimator.from_checkpoint(args.checkpoint, config, args.device)
     meshes = load_meshes(estimator, args.models) if args.models else None
-    rows = predict(estimator, photographs, args.camera, args.out, args.overlay, meshes)
+    refiner = None
+    for verb, is_asked in (("--search", args.search), ("--refine", args.refine)):
+        if is_asked and meshes is None:
+            raise ValueError(f"{verb}: needs --models, the folder of CAD models to draw")
+    if args.search and meshes is not None:
+        from glimpose.objects.search import PoseSearch
+
+        estimator.search = PoseSearch(estimator.objects, meshes, estimator.model.config)
+    if args.refine and meshes is not None:
+        from glimpose.objects.refine import PoseRefiner
+
+        refiner = PoseRefiner.from_checkpoint(args.refine, meshes, device=args.device)
+    rows = predict(estimator, photographs, args.camera, args.out, args.overlay, meshes, refiner)
     logger.info("%d poses in %d photographs: %s", len(rows), len(photographs), args.out)
 
 
+def _predict_robots(args: argparse.Namespace) -> None:
+    from glimpose.robots.estimator import DecodeConfig, RobotEstimator
+    from glimpose.robots.predict import Views, predict
+
+    views = Views(args.images, args.camera)
+    config = DecodeConfig(max_robots=args.instances or DecodeConfig.max_robots)
+    estimator = RobotEstimator.from_checkpoint(args.checkpoint, config, args.device)
+    rows = predict(estimator, views, args.out, args.overlay)
+    logger.info("%d robots in %d pictures: %s", len(rows), len(views), args.out)
+
+
 def run_evaluate(args: argparse.Namespace) -> None:
-    """Score poses against ground truth: ADD(-S), MSSD, MSPD and, where there is depth, VSD."""
+    """Score poses against ground truth: ADD(-S), MSSD, MSPD and, where there is depth, VSD; robots' as their papers."""
+    if args.recording:
+        return _evaluate_robots(args)
+    missing = [f"--{name}" for name in ("dataset", "split", "targets") if getattr(args, name) is None]
+    if missing:
+        raise ValueError(f"{', '.join(missing)}: missing; for robots, give --recording")
     from glimpose.objects.evaluate import evaluate
 
     summary = evaluate(args.poses, args.dataset, args.split, args.targets, args.out)
@@ -190,6 +260,22 @@ def run_evaluate(args: argparse.Namespace) -> None:
         value = summary[name]
         print(f"{name:12s} {'-' if value is None else format(100 * value, '.1f')}")
     logger.info("%s", args.out / "summary.json")
+
+
+def _evaluate_robots(args: argparse.Namespace) -> None:
+    from glimpose.robots.evaluate import evaluate
+
+    summary = evaluate(args.poses, args.recording, args.robot, args.out)
+    for name in ("E_uv_px", "E_psi_deg", "E_d_percent", "E_xyz_m", "gamma_1m_45deg", "led_auc", "presence_auc"):
+        print(f"{name:15s} {'-' if summary[name] is None else format(summary[name], '.3g')}")
+    logger.info("%s", args.out / "summary.json")
+
+
+def run_calibrate(args: argparse.Namespace) -> None:
+    """Store in a checkpoint what turns a robot's range into metres, from images with a robot at a known distance."""
+    from glimpose.robots.calibrate import calibrate
+
+    print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera):.6g}")
 
 
 def run_simulate(args: argparse.Namespace) -> None:

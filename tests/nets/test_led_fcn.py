@@ -4,24 +4,28 @@ import pytest
 import torch
 
 from glimpose.geometry.camera import pixel_grid
+from glimpose.nets import led_fcn
 from glimpose.nets.led_fcn import (
     STRIDE,
+    JointNorm,
     LedFcn,
     LedFcnConfig,
     bin_bearings_rad,
     level_sizes,
     pyramid_grid,
+    standardised,
     visibility_logits,
 )
 
 AZIMUTHS = [0.0, math.pi, math.pi / 2, -math.pi / 2, math.pi / 2, -math.pi / 2]
 HALF_WIDTHS = [math.radians(w) for w in (80, 80, 55, 55, 90, 90)]
 SMALL = LedFcnConfig(channels=(8, 8, 8, 8, 8, 8, 8))
+HEADS = {"position": 1, "bearing": 16, "led": len(AZIMUTHS), "log_range": 1}
 
 
 def network(config: LedFcnConfig = SMALL) -> LedFcn:
     torch.manual_seed(0)
-    return LedFcn(config, AZIMUTHS, HALF_WIDTHS)
+    return LedFcn(config, HEADS, AZIMUTHS, HALF_WIDTHS)
 
 
 def test_default_network_has_at_most_250_thousand_parameters():
@@ -34,7 +38,7 @@ def test_any_image_size_gives_a_value_for_every_cell(size):
     grid = pyramid_grid(*size, SMALL)
     num = len(grid.uv)
     assert maps["position"].shape == maps["log_range"].shape == (2, num)
-    assert maps["bearing"].shape == (2, num, SMALL.num_bins)
+    assert maps["bearing"].shape == (2, num, 16)
     assert maps["led"].shape == (2, num, len(AZIMUTHS))
     assert all(value.isfinite().all() for value in maps.values())
 
@@ -67,7 +71,8 @@ def test_enlarging_by_repetition_copies_each_cell_as_often_as_the_grid_says():
     assert (grid.num_copies[grid.level == 0] == 1).all()
 
 
-def test_a_cell_sees_100_to_180_pixels_around_it():
+def test_a_cell_sees_100_to_180_pixels_around_it(monkeypatch):
+    monkeypatch.setattr(led_fcn, "standardised", lambda image: image)  # beside the picture's mean and contrast
     config = LedFcnConfig(num_scales=1)
     middle = int((pyramid_grid(256, 256, config).uv - 128).square().sum(1).argmin())
     # Through maxima, a gradient finds one way only: all ways together are found by trying many images.
@@ -94,6 +99,14 @@ def test_a_shifted_image_gives_shifted_maps():
     torch.testing.assert_close(after[15:18, 15:18], before[13:16, 12:15], atol=1e-5, rtol=0)
 
 
+def test_exposure_and_white_balance_change_nothing():
+    model = network().eval()
+    image = 0.3 + 0.4 * torch.rand(1, 3, 64, 64)
+    tinted = image * torch.tensor([0.6, 1.0, 1.3]).view(3, 1, 1) + 0.05
+    torch.testing.assert_close(model(tinted)["led"], model(image)["led"], atol=2e-2, rtol=0)
+    assert standardised(torch.full((1, 3, 8, 8), 0.7)).abs().max() < 1e-4  # and a wall is not blown up to noise
+
+
 def test_norm_in_training_is_that_of_all_levels_together():
     model = network().train()
     norm = model.layers[0].norm
@@ -105,6 +118,29 @@ def test_norm_in_training_is_that_of_all_levels_together():
     given = torch.cat([x.movedim(1, -1).reshape(-1, 8) for x in levels])
     expected = (given - given.mean(0)) / given.var(0, unbiased=False).sqrt()
     torch.testing.assert_close(rows, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("is_channels_last", [False, True])
+def test_norm_passes_the_gradient_of_its_definition_whatever_the_memory_layout(is_channels_last):
+    layout = torch.channels_last if is_channels_last else torch.contiguous_format
+    norm = JointNorm(5).double().train()
+    torch.nn.init.normal_(norm.weight)
+    levels = [torch.randn(2, 5, *size).double().to(memory_format=layout).requires_grad_() for size in ((6, 8), (3, 4))]
+    upstream = [torch.randn_like(x).contiguous() for x in levels]
+
+    def by_definition() -> list[torch.Tensor]:
+        values = torch.cat([x.transpose(0, 1).flatten(1) for x in levels], 1)
+        mean, std = values.mean(1), (values.var(1, unbiased=False) + norm.eps).sqrt()
+        scale, shift = (norm.weight / std).view(5, 1, 1), (norm.bias - norm.weight * mean / std).view(5, 1, 1)
+        return [x * scale + shift for x in levels]
+
+    inputs = [*levels, norm.weight, norm.bias]
+    found, expected = (
+        torch.autograd.grad(sum((y * g).sum() for y, g in zip(out, upstream, strict=True)), inputs)
+        for out in (norm(levels), by_definition())
+    )
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_visibility_starts_at_the_arc_from_which_an_led_is_seen():
@@ -139,3 +175,10 @@ def test_impossible_pyramids_are_refused():
         LedFcnConfig(ratio=1.0)
     with pytest.raises(ValueError, match="channels"):
         LedFcnConfig(channels=(8, 8))
+
+
+def test_without_a_range_head_the_level_tells_the_range():
+    model = LedFcn(SMALL, {"position": 1}).eval()
+    maps = model(torch.rand(1, 3, 64, 64))
+    assert torch.equal(maps["log_range"][0], maps["log_zoom"])
+    assert "bearing" not in maps

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, curve_coefficients, pyramid_grid, visibility_logits
+from glimpose.robots.leds import Led, LedRobot
 from glimpose.robots.pretexts import (
     LatentPose,
     WeightedBce,
@@ -17,16 +18,18 @@ from glimpose.robots.pretexts import (
     zoom_error,
 )
 
-CONFIG = LedFcnConfig(num_scales=3, num_bins=8)
+CONFIG = LedFcnConfig(num_scales=3)
+BINS = 8
 HEIGHT, WIDTH = 40, 56
 GRID = pyramid_grid(HEIGHT, WIDTH, CONFIG)
 NUM = len(GRID.uv)
 AZIMUTH = torch.tensor([0.0, math.pi, math.pi / 2, -math.pi / 2], dtype=torch.float64)
 MIRRORED = [0, 1, 3, 2]
 K = len(AZIMUTH)
+ROBOT = LedRobot("four", tuple(Led(f"l{k}", math.degrees(AZIMUTH[k])) for k in range(K)), (0.0, 0.0, 0.1))
 
 
-def random_maps(seed: int, batch: int = 2, bearings: int = CONFIG.num_bins, num: int = NUM) -> dict[str, torch.Tensor]:
+def random_maps(seed: int, batch: int = 2, bearings: int = BINS, num: int = NUM) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -40,6 +43,9 @@ def random_maps(seed: int, batch: int = 2, bearings: int = CONFIG.num_bins, num:
         "no_robot": normal(1),
         "visibility": normal(K, 7),
     }
+
+
+FIXED = {"azimuth_rad": AZIMUTH, **vars(GRID)}
 
 
 def random_states(seed: int, batch: int = 2, robots: int = 1) -> torch.Tensor:
@@ -198,14 +204,14 @@ def slow_weighted_bce(maps: dict[str, torch.Tensor], led_on: torch.Tensor) -> fl
 @pytest.mark.parametrize("seed", range(3))
 def test_weighted_bce_is_the_plain_loop(seed):
     maps, led_on = random_maps(seed, batch=1, bearings=2), random_states(seed, batch=1)
-    found = weighted_bce(maps, GRID, led_on, there(led_on), AZIMUTH)
+    found = weighted_bce(FIXED | maps, led_on, there(led_on))
     assert found.item() == pytest.approx(slow_weighted_bce(maps, led_on[0, 0]), rel=1e-6)
 
 
 def test_weights_of_four_leds_at_right_angles_are_quarters_of_one_plus_cosine():
     maps, led_on = random_maps(0, bearings=2), random_states(0)
     maps["led"] = torch.zeros_like(maps["led"])
-    found = weighted_bce(maps, GRID, led_on, there(led_on), AZIMUTH)
+    found = weighted_bce(FIXED | maps, led_on, there(led_on))
     torch.testing.assert_close(found, torch.full_like(found, math.log(2)))  # the weights sum to one
 
 
@@ -214,9 +220,8 @@ def test_weighted_bce_has_gradients_through_position_bearing_and_leds():
     led_on = random_states(1, batch=1, robots=2)
 
     def loss(position: torch.Tensor, bearing: torch.Tensor, led: torch.Tensor) -> torch.Tensor:
-        return weighted_bce(
-            {"position": position, "bearing": bearing, "led": led}, GRID, led_on, there(led_on), AZIMUTH
-        )
+        maps = FIXED | {"position": position, "bearing": bearing, "led": led}
+        return weighted_bce(maps, led_on, there(led_on))
 
     inputs = (maps["position"], maps["bearing"], maps["led"])
     assert torch.autograd.gradcheck(loss, inputs)
@@ -227,29 +232,32 @@ def test_weighted_bce_has_gradients_through_position_bearing_and_leds():
 def test_a_range_that_follows_the_zoom_has_no_zoom_error_and_one_that_ignores_it_has_one():
     maps = random_maps(2)
     maps["log_range"] = torch.full_like(maps["log_range"], 0.7)
-    torch.testing.assert_close(zoom_error(maps, GRID), torch.zeros(2, dtype=torch.float64))
+    torch.testing.assert_close(zoom_error(FIXED | maps), torch.zeros(2, dtype=torch.float64))
     maps["log_range"] = maps["log_range"] + GRID.log_zoom  # what a head that says the same on every level gives
-    torch.testing.assert_close(zoom_error(maps, GRID), torch.ones(2, dtype=torch.float64))
+    torch.testing.assert_close(zoom_error(FIXED | maps), torch.ones(2, dtype=torch.float64))
 
 
 def test_zoom_error_leaves_positions_alone_and_counts_where_the_robot_is():
     maps = random_maps(3)
     maps["position"].requires_grad_()
-    assert not zoom_error(maps, GRID).requires_grad
+    assert not zoom_error(FIXED | maps).requires_grad
     cell = int((GRID.level == 1).nonzero()[4])
     maps["position"] = torch.full_like(maps["position"], -100.0)
     maps["position"][:, cell] = 100.0
     others = [int(GRID.twins[cell, level]) for level in (0, 2)]
     step = math.log(CONFIG.ratio)
     errors = [((maps["log_range"][:, other] - maps["log_range"][:, cell]) / step).square() for other in others]
-    torch.testing.assert_close(zoom_error(maps, GRID), sum(errors) / 2, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(zoom_error(FIXED | maps), sum(errors) / 2, atol=1e-5, rtol=1e-5)
 
 
-def test_one_level_alone_has_no_zoom_error():
-    config = LedFcnConfig(num_scales=1)
-    grid = pyramid_grid(HEIGHT, WIDTH, config)
+def test_one_level_alone_has_no_zoom_error_and_no_gradient_of_it():
+    grid = pyramid_grid(HEIGHT, WIDTH, LedFcnConfig(num_scales=1))
     maps = random_maps(4, num=len(grid.uv))
-    assert zoom_error(maps, grid).tolist() == [0.0, 0.0]
+    maps["log_range"].requires_grad_()
+    error = zoom_error({**maps, **vars(grid)})
+    assert error.tolist() == [0.0, 0.0]
+    error.sum().backward()
+    assert (maps["log_range"].grad == 0).all()
 
 
 def test_pose_probabilities_and_that_of_nothing_sum_to_one():
@@ -257,10 +265,15 @@ def test_pose_probabilities_and_that_of_nothing_sum_to_one():
     torch.testing.assert_close(log_pose.exp().sum((1, 2)) + log_nothing.exp(), torch.ones(2, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("pretext", [LatentPose(), WeightedBce(), WeightedBce(zoom_weight=0.3)])
-def test_pretexts_share_an_interface(pretext):
-    bearings = CONFIG.num_bins if pretext.bearing == "bins" else 2
-    maps, led_on = random_maps(0, bearings=bearings), random_states(0, robots=2)
-    terms = pretext.terms(maps, GRID, {"led_on": led_on, "is_there": there(led_on)}, AZIMUTH)
+@pytest.mark.parametrize("pretext", [LatentPose(num_bins=8), WeightedBce(), WeightedBce(zoom_weight=0.3)])
+def test_pretexts_share_an_interface_and_every_weight_learns(pretext):
+    torch.manual_seed(0)
+    model = pretext.build(LedFcnConfig(channels=(8, 8, 8, 8, 8, 8, 8), num_scales=2), ROBOT)
+    led_on = random_states(0, robots=2).float()
+    terms = pretext.terms(model(torch.rand(2, 3, HEIGHT, WIDTH)), {"led_on": led_on, "is_there": there(led_on).float()})
     assert all(term.shape == (2,) for term in terms.values())
     assert ("zoom" in terms) == bool(pretext.zoom_weight)
+    sum(term.sum() for term in terms.values()).backward()
+    unused = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    assert unused <= {"no_robot", "arc_change"}
+    assert not unused or isinstance(pretext, WeightedBce)

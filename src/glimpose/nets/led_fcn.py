@@ -7,10 +7,9 @@ photograph ─┬─ level 0 ─┐                       ┌ position   is a ro
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,8 @@ KERNELS = (6, 3, 3, 3, 3, 3, 3)
 DILATIONS = (1, 1, 1, 1, 2, 3, 2)
 POOLED_AFTER = (1, 2)
 """Layers that 2×2 maxima follow; the first layer has a stride of 2 itself. 152 pixels see into each cell."""
+MIN_DEVIATION = 0.02
+"""Contrast, of 0..1, below which a picture is not stretched any further."""
 NUM_HARMONICS = 3
 """Fourier coefficients of a visibility curve: a constant, and as many cosines and sines."""
 CURVE_SHARPNESS = 4.0
@@ -39,9 +40,6 @@ class LedFcnConfig:
     ratio: float = 2**-0.5
     """Size of each level relative to the one before."""
     channels: tuple[int, ...] = (24, 32, 48, 64, 64, 64, 64)
-    bearing: Literal["bins", "vector"] = "bins"
-    """Logits over directions, or (cos, sin) of one of them."""
-    num_bins: int = 16
 
     def __post_init__(self) -> None:
         if len(self.channels) != len(KERNELS):
@@ -56,6 +54,8 @@ class PyramidGrid:
 
     uv: Tensor
     """n×2 centres."""
+    cell_px: Tensor
+    """n sides."""
     level: Tensor
     """n."""
     log_zoom: Tensor
@@ -64,10 +64,6 @@ class PyramidGrid:
     """n×levels: the cell at the same place on each level; on its own, the cell itself."""
     num_copies: Tensor
     """n: how often the cell occurs once its level is enlarged to the finest one by repeating cells."""
-
-    def to(self, device: torch.device) -> "PyramidGrid":
-        """Move to a device."""
-        return PyramidGrid(**{name: value.to(device) for name, value in vars(self).items()})
 
 
 def level_sizes(height: int, width: int, config: LedFcnConfig) -> list[tuple[int, int]]:
@@ -97,10 +93,12 @@ def pyramid_grid(height: int, width: int, config: LedFcnConfig) -> PyramidGrid:
         enlarged = F.interpolate(own, size=cells[0], mode="nearest").long().flatten()
         copies.append(torch.bincount(enlarged, minlength=rows * columns))
     level_of = torch.cat(level)
+    log_zoom = level_of * math.log(config.ratio)
     return PyramidGrid(
         uv=torch.cat(uv),
+        cell_px=STRIDE * torch.exp(-log_zoom),
         level=level_of,
-        log_zoom=level_of * math.log(config.ratio),
+        log_zoom=log_zoom,
         twins=torch.cat(twins),
         num_copies=torch.cat(copies),
     )
@@ -126,15 +124,26 @@ def visibility_logits(coefficients: Tensor, bearing_rad: Tensor) -> Tensor:
     return F.pad(waves, (1, 0), value=1.0) @ coefficients.mT
 
 
-class JointNorm(nn.BatchNorm2d):
+def standardised(image: Tensor) -> Tensor:
+    """Take exposure and white balance out of images, b×3×h×w: each channel gets mean 0 and deviation 1.
+
+    Those vary more than anything an LED changes, so they would drown it for as long as nothing else is known.
+    """
+    mean = image.mean((2, 3), keepdim=True)
+    return (image - mean) / ((image - mean).square().mean((2, 3), keepdim=True) + MIN_DEVIATION**2).sqrt()
+
+
+class JointNorm(nn.BatchNorm1d):
     """Batch norm with the statistics of all levels together, for the weights before and after it are shared too."""
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
         """Normalise each level's b×c×h×w."""
         if not self.training:
-            return [super(JointNorm, self).forward(x) for x in levels]
-        rows = torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels])  # no copy of channels-last levels
-        rows = super().forward(rows.mT[None, :, :, None])[0, :, :, 0].mT
+            given = self.running_mean, self.running_var, self.weight, self.bias
+            return [F.batch_norm(x, *given, eps=self.eps) for x in levels]
+        # As rows of a matrix, which takes no copy of channels-last levels. As 1×c×rows×1 the backward pass would be
+        # wrong: PyTorch (2.13, CPU) confuses memory layouts where sizes of 1 make strides ambiguous.
+        rows = super().forward(torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels]))
         parts = rows.split([x.numel() // x.shape[1] for x in levels])
         return [
             part.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2) for part, x in zip(parts, levels, strict=True)
@@ -142,55 +151,73 @@ class JointNorm(nn.BatchNorm2d):
 
 
 class Layer(nn.Module):
-    """A convolution shared by all levels, and its norm."""
+    """A convolution shared by all levels, and its norm; where the width stays, it adds to what it's given."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, stride: int) -> None:
         super().__init__()
         padding = (kernel - stride) // 2 if stride > 1 else dilation * (kernel // 2)
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
         self.norm = JointNorm(outputs)
+        self.adds = inputs == outputs
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Filter every level."""
-        return [F.relu(x) for x in self.norm([self.conv(x) for x in levels])]
+        filtered = self.norm([self.conv(x) for x in levels])
+        return [F.relu(x + y if self.adds else y) for x, y in zip(levels, filtered, strict=True)]
 
 
 class LedFcn(nn.Module):
-    """The network, and what it learns about its robots: from where each LED is seen."""
+    """The network, and where it is told of LEDs, what it learns of them: from where each is seen.
 
+    ``heads`` gives the channels of "position" (1) and, as wanted, of "bearing" (2 for cos and sin, or the number of
+    bins), "led" (K) and "log_range" (1).
+    """
+
+    azimuth_rad: Tensor
     arc: Tensor
 
-    def __init__(self, config: LedFcnConfig, azimuth_rad: Sequence[float], half_width_rad: Sequence[float]) -> None:
+    def __init__(
+        self,
+        config: LedFcnConfig,
+        heads: Mapping[str, int],
+        azimuth_rad: Sequence[float] = (),
+        half_width_rad: Sequence[float] = (),
+    ) -> None:
         super().__init__()
         self.config = config
+        self.heads = dict(heads)
         widths = (3, *config.channels)
         self.layers = nn.ModuleList(
             Layer(widths[i], widths[i + 1], KERNELS[i], DILATIONS[i], stride=2 if i == 0 else 1)
             for i in range(len(KERNELS))
         )
-        num_bearings = config.num_bins if config.bearing == "bins" else 2
-        self.heads = {"position": 1, "bearing": num_bearings, "led": len(azimuth_rad), "log_range": 1}
         self.mix = Layer(widths[-1], widths[-1], kernel=1, dilation=1, stride=1)
-        self.head = nn.Conv2d(widths[-1], sum(self.heads.values()), 1)
+        # Features without a mean: whatever all cells of a batch have in common moves only the head's biases.
+        self.center = JointNorm(widths[-1])
+        self.head = nn.Conv2d(widths[-1], sum(heads.values()), 1)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
-        # About the logarithm of how many cells there are: at first a robot is as likely anywhere as nowhere.
+        # About the logarithm of how many cells there are: at first a robot is as likely somewhere as nowhere.
         self.no_robot = nn.Parameter(torch.tensor([7.0]))
+        self.register_buffer("azimuth_rad", torch.tensor(azimuth_rad))
         # A sum of both, so that weight decay pulls towards the arc instead of towards "seen half of the time".
-        self.register_buffer("arc", curve_coefficients(torch.tensor(azimuth_rad), torch.tensor(half_width_rad)))
+        self.register_buffer("arc", curve_coefficients(self.azimuth_rad, torch.tensor(half_width_rad)))
         self.arc_change = nn.Parameter(torch.zeros_like(self.arc))
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Predict maps of RGB images in 0..1, b×3×h×w of any size, already resized by ``input_scale``.
 
-        Over the n cells of `pyramid_grid`: ``position`` b×n and ``bearing`` b×n×bins, logits of where a robot is and
-        from where it's seen (or b×n×2, cos and sin); ``led`` b×n×K, logits of what is on if it's there; ``log_range``
-        b×n, the logarithm of its depth up to a constant. Besides, ``no_robot`` (1), the logit that there is none, on
-        the scale of ``position``; and ``visibility`` (K×coefficients), the LEDs' curves.
+        Over the n cells of `PyramidGrid`, whose tensors are given too (``uv`` as b×n×2): ``position`` b×n and
+        ``bearing`` b×n×bins, logits of where a robot is and from where it's seen (or b×n×2, cos and sin); ``led``
+        b×n×K, logits of what is on if it's there; ``log_range`` b×n, the logarithm of its depth up to a constant, which
+        without a head is what the level tells. Besides, ``no_robot`` (1), the logit that there is none, on the scale of
+        ``position``; and the LEDs' ``azimuth_rad`` (K) and ``visibility`` curves (K×coefficients).
         """
         height, width = image.shape[-2:]
+        grid = {name: value.to(image.device) for name, value in vars(pyramid_grid(height, width, self.config)).items()}
+        image = standardised(image)
         levels = [
-            (image if size == (height, width) else F.interpolate(image, size, mode="bilinear", antialias=True)) * 4 - 2
+            image if size == (height, width) else F.interpolate(image, size, mode="bilinear", antialias=True)
             for size in level_sizes(height, width, self.config)
         ]
         levels = [F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE)) for x in levels]
@@ -198,11 +225,13 @@ class LedFcn(nn.Module):
             levels = layer(levels)
             if i in POOLED_AFTER:
                 levels = [F.max_pool2d(x, 2) for x in levels]
-        stacked = torch.cat([self.head(x).flatten(2) for x in self.mix(levels)], -1).mT.float()
-        parts = stacked.split(list(self.heads.values()), dim=-1)
-        maps = dict(zip(self.heads, parts, strict=True))
-        log_zoom = pyramid_grid(height, width, self.config).log_zoom.to(image.device)
-        # A level shows everything further away than it is.
-        maps["log_range"] = maps["log_range"][..., 0] + log_zoom
+        stacked = torch.cat([self.head(x).flatten(2) for x in self.center(self.mix(levels))], -1).mT.float()
+        maps = dict(zip(self.heads, stacked.split(list(self.heads.values()), dim=-1), strict=True))
         maps["position"] = maps["position"][..., 0]
-        return {**maps, "no_robot": self.no_robot, "visibility": self.arc + self.arc_change}
+        # A level shows everything further away than it is.
+        seen_range = maps["log_range"][..., 0] if "log_range" in maps else torch.zeros_like(maps["position"])
+        maps["log_range"] = seen_range + grid["log_zoom"]
+        maps["position"] = maps["position"] + grid["num_copies"].log()
+        leds = {"azimuth_rad": self.azimuth_rad, "visibility": self.arc + self.arc_change}
+        uv = grid["uv"].expand(len(image), -1, -1)
+        return {**grid, **maps, **leds, "uv": uv, "no_robot": self.no_robot}

@@ -7,28 +7,34 @@ T robots, b×T×K of 0 and 1, and which of those T there are, b×T. They are pur
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glimpose.nets.led_fcn import PyramidGrid, bin_bearings_rad, visibility_logits
+from glimpose.nets.led_fcn import LedFcn, LedFcnConfig, bin_bearings_rad, visibility_logits
+from glimpose.robots.leds import LedRobot
 
 Maps = Mapping[str, Tensor]
 
 
 class Pretext(Protocol):
-    """What the task asks of a pretext; every kind is a config dataclass of its own."""
+    """A way to learn, which is a config dataclass of its own."""
 
     @property
-    def bearing(self) -> Literal["bins", "vector"]:
-        """How the network has to give bearings."""
+    def scale_m(self) -> float | None:
+        """What the range has to be multiplied by to be metres per pixel; None if only a calibration can tell."""
 
-    def terms(
-        self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor
-    ) -> dict[str, Tensor]:
-        """Weighted terms of the loss, each b."""
+    @property
+    def has_presence(self) -> bool:
+        """Whether it learns when there is no robot."""
+
+    def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
+        """Make the network."""
+
+    def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Weighted terms of the loss, each b, of what the network made of ``batch["image"]``."""
 
 
 def log_pose_prob(maps: Maps) -> tuple[Tensor, Tensor]:
@@ -48,12 +54,14 @@ def log_led_likelihood(led: Tensor, visibility: Tensor, led_on: Tensor) -> Tenso
     An LED that is seen is on as the cell's map says; one that isn't is on half of the time. ``led`` b×n×K and
     ``visibility`` bins×K are logits.
     """
-    logits = led[:, :, None]
-    seen, hidden = F.logsigmoid(visibility), F.logsigmoid(-visibility) - math.log(2)
-    of_states = [torch.logaddexp(seen + F.logsigmoid(x), hidden) for x in (logits, -logits)]  # each b×n×bins×K
-    table = torch.cat(of_states, -1)
-    chosen = torch.cat([led_on, 1 - led_on], -1)
-    return (chosen @ table.flatten(1, 2).mT).unflatten(-1, table.shape[1:3])
+    hidden = F.logsigmoid(-visibility) - math.log(2)
+    signs = 2 * led_on - 1
+    total = hidden.sum(-1)
+    for k in range(led.shape[-1]):  # LED by LED, for all of them at once are too many numbers to pass through memory
+        log_prob = F.logsigmoid(signs[:, :, None, k] * led[:, None, :, k])
+        # log(v q + (1 − v) / 2), with v = sigmoid(w), is log((1 − v) / 2) + softplus(w + log 2 + log q).
+        total = total + F.softplus(log_prob[..., None] + (visibility[:, k] + math.log(2)))
+    return total
 
 
 def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
@@ -71,34 +79,40 @@ def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
     return -(log_prob * is_there).sum(1)
 
 
-def weighted_bce(maps: Maps, grid: PyramidGrid, led_on: Tensor, is_there: Tensor, azimuth_rad: Tensor) -> Tensor:
+def weighted_bce(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
     """The published loss (arXiv 2509.10405): cross-entropies weighted by position and by which LED faces the camera.
 
     One softmax of positions runs over all levels, enlarged to the finest by repeating cells.
     """
-    prob = (maps["position"] + grid.num_copies.log()).softmax(-1)
+    prob = (maps["position"] + maps["num_copies"].log()).softmax(-1)
     cos, sin = maps["bearing"].unbind(-1)
-    facing = 1 + torch.cos(torch.atan2(sin, cos)[..., None] - azimuth_rad)
+    facing = 1 + torch.cos(torch.atan2(sin, cos)[..., None] - maps["azimuth_rad"])
     weight = prob[..., None] * facing / facing.sum(-1, keepdim=True)  # b×n×K
     targets = led_on[:, :, None].expand(-1, -1, prob.shape[1], -1)
     bce = F.binary_cross_entropy_with_logits(maps["led"][:, None].expand_as(targets), targets, reduction="none")
     return ((weight[:, None] * bce).sum((-2, -1)) * is_there).sum(1)
 
 
-def zoom_error(maps: Maps, grid: PyramidGrid) -> Tensor:
+def zoom_error(maps: Maps) -> Tensor:
     """How far the range disagrees between neighbouring levels where the robot is believed to be: b.
 
     Levels are zooms of known factors, so a network that knows size up to a factor gives the same range on each. The
     mean square is in units of the factor's logarithm: 1 if the range takes no notice of the zoom. Where the robot is,
     is taken as given.
     """
-    log_range, level = maps["log_range"], grid.level
+    log_range, level, twins = maps["log_range"], maps["level"], maps["twins"]
     prob = maps["position"].detach().softmax(-1)
-    step = grid.log_zoom.unique().diff().mean()  # NaN if there is one level, and then the sum below is empty
-    is_next = (torch.arange(grid.twins.shape[1], device=level.device) - level[:, None]).abs() == 1
-    difference = (log_range[:, grid.twins] - log_range[..., None]) / step
+    num_levels = twins.shape[1]
+    step = (-maps["log_zoom"].amin() / max(num_levels - 1, 1)).clamp(min=1e-6)
+    is_next = (torch.arange(num_levels, device=level.device) - level[:, None]).abs() == 1
+    difference = (log_range[:, twins] - log_range[..., None]) / step
     per_cell = torch.where(is_next, difference.square(), 0).sum(-1) / is_next.sum(-1).clamp(min=1)
     return (prob * per_cell).sum(-1)
+
+
+def led_fcn(network: LedFcnConfig, robot: LedRobot, **heads: int) -> LedFcn:
+    """Build the network with these heads beside that of positions."""
+    return LedFcn(network, {"position": 1, **heads}, robot.azimuths_rad.tolist(), robot.half_widths_rad.tolist())
 
 
 @dataclass(frozen=True)
@@ -106,38 +120,39 @@ class LatentPose:
     """The LED states' likelihood with the pose as a latent variable, and agreement of the range between zooms."""
 
     kind: Literal["latent_pose"] = "latent_pose"
+    num_bins: int = 16
+    """Directions from which a robot is told apart to be seen."""
     zoom_weight: float = 0.3
+    scale_m: ClassVar[float | None] = None
+    has_presence: ClassVar[bool] = True
 
-    @property
-    def bearing(self) -> Literal["bins", "vector"]:
-        """Bearings are a distribution."""
-        return "bins"
+    def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
+        """Make the network."""
+        return led_fcn(network, robot, bearing=self.num_bins, led=len(robot.leds), log_range=1)
 
-    def terms(
-        self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor
-    ) -> dict[str, Tensor]:
+    def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the likelihood and the zoom error."""
         led = latent_pose(maps, batch["led_on"], batch["is_there"])
-        return {"led": led, "zoom": self.zoom_weight * zoom_error(maps, grid)}
+        return {"led": led, "zoom": self.zoom_weight * zoom_error(maps)}
 
 
 @dataclass(frozen=True)
 class WeightedBce:
-    """The published loss; its distance is the level that wins, unless the range is trained as well."""
+    """The published loss. Distance is the level that wins, unless a range is learned as well."""
 
     kind: Literal["weighted_bce"] = "weighted_bce"
     zoom_weight: float = 0.0
+    scale_m: ClassVar[float | None] = None
+    has_presence: ClassVar[bool] = False
 
-    @property
-    def bearing(self) -> Literal["bins", "vector"]:
-        """Bearings are the angle of a vector."""
-        return "vector"
+    def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
+        """Make the network."""
+        ranges = {"log_range": 1} if self.zoom_weight else {}
+        return led_fcn(network, robot, bearing=2, led=len(robot.leds), **ranges)
 
-    def terms(
-        self, maps: Maps, grid: PyramidGrid, batch: Mapping[str, Tensor], azimuth_rad: Tensor
-    ) -> dict[str, Tensor]:
-        """Give the loss and, if asked for, the zoom error."""
-        terms = {"led": weighted_bce(maps, grid, batch["led_on"], batch["is_there"], azimuth_rad)}
+    def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Give the loss and, where a range is learned, the zoom error."""
+        terms = {"led": weighted_bce(maps, batch["led_on"], batch["is_there"])}
         if self.zoom_weight:
-            terms["zoom"] = self.zoom_weight * zoom_error(maps, grid)
+            terms["zoom"] = self.zoom_weight * zoom_error(maps)
         return terms

@@ -1,0 +1,254 @@
+"""From a photograph to the relative poses of the robots in it: maps, peaks, rays, metres."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from glimpose.config import from_dict
+from glimpose.data.led_h5 import RobotCamera
+from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad
+from glimpose.robots.baselines import AnyPretext
+from glimpose.robots.labels import input_image
+from glimpose.robots.leds import LedRobot
+from glimpose.training.checkpoint import load_checkpoint, load_weights
+
+BATCHED_MAPS = ("position", "uv", "bearing", "led", "log_range")
+RECENTRINGS = 2
+"""How often the window around a peak moves to the middle of what it holds."""
+
+
+@dataclass(frozen=True)
+class DecodeConfig:
+    """How maps become robots."""
+
+    max_robots: int = 3
+    window_cells: float = 1.5
+    """What lies within so many cells of a peak belongs to it."""
+    min_presence: float = 0.5
+    """Of all robots but the surest, which is always given."""
+    min_share: float = 0.25
+    """Of the surest robot's probability mass that another needs."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What the network says of one robot, in pixels of its input; NaN where it doesn't say."""
+
+    uv_px: np.ndarray
+    presence: float
+    bearing_rad: float
+    bearing_spread_rad: float
+    """Circular standard deviation."""
+    log_range: float
+    led_prob: np.ndarray
+    """K."""
+
+
+def image_maps(maps: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
+    """Take one image's maps out of a batch's; what all images share stays."""
+    return {name: value[index] if name in BATCHED_MAPS else value for name, value in maps.items()}
+
+
+def find_robots(maps: Mapping[str, Tensor], has_presence: bool, config: DecodeConfig) -> list[Sighting]:
+    """Decode the maps of one image: robots, surest first, at least one.
+
+    A robot's place is the centre of the probability mass around a peak, over cells of all levels, which is finer than
+    a cell; its other quantities are means under the same weights. Where the network has a slot for "no robot", its
+    presence is its mass against that slot's.
+    """
+    position = maps["position"]
+    logits = torch.cat([position, maps["no_robot"]]) if has_presence else position
+    prob = logits.double().softmax(0).cpu().numpy()[: len(position)]
+    no_robot = max(0.0, 1 - prob.sum())
+    uv, cell_px = maps["uv"].double().cpu().numpy(), maps["cell_px"].cpu().numpy()
+    directions = _directions(maps["bearing"]) if "bearing" in maps else np.full((len(prob), 2), np.nan)
+    led = maps["led"].sigmoid().double().cpu().numpy() if "led" in maps else np.full((len(prob), 0), np.nan)
+    log_range = maps["log_range"].double().cpu().numpy()
+
+    sightings: list[Sighting] = []
+    first_mass = 0.0
+    left = prob.copy()
+    for _ in range(config.max_robots):
+        peak = int(left.argmax())
+        radius_px = config.window_cells * float(cell_px[peak])
+        center = uv[peak]
+        for _ in range(RECENTRINGS):
+            is_near = np.linalg.norm(uv - center, axis=1) < radius_px
+            weight = np.where(is_near, left, 0) / left[is_near].sum()
+            center = weight @ uv
+        mass = float(left[is_near].sum())
+        led_prob = weight @ led
+        presence = mass / (mass + no_robot) if has_presence else _confidence(led_prob, position[peak])
+        if sightings and (mass < config.min_share * first_mass or presence < config.min_presence):
+            break
+        first_mass = first_mass or mass
+        bearing_rad, spread_rad = _circular(weight @ directions)
+        sightings.append(Sighting(center, presence, bearing_rad, spread_rad, float(weight @ log_range), led_prob))
+        left[np.linalg.norm(uv - center, axis=1) < 2 * radius_px] = 0
+        if not left.any():
+            break
+    return sightings
+
+
+def _confidence(led_prob: np.ndarray, logit: Tensor) -> float:
+    """How sure the LEDs' states are, 0 to 1; without LEDs, how likely the place is."""
+    return float(np.abs(2 * led_prob - 1).mean()) if len(led_prob) else float(logit.sigmoid())
+
+
+def _directions(bearing: Tensor) -> np.ndarray:
+    """Mean direction at each cell, n×2; shorter than 1 where a distribution is broad."""
+    if bearing.shape[-1] == 2:
+        return nn.functional.normalize(bearing.double(), dim=-1).cpu().numpy()
+    angle = bin_bearings_rad(bearing.shape[-1]).double()
+    compass = torch.stack([angle.cos(), angle.sin()], -1)
+    return (bearing.double().softmax(-1).cpu() @ compass).numpy()
+
+
+def _circular(direction: np.ndarray) -> tuple[float, float]:
+    """Mean angle and circular standard deviation of a mean direction."""
+    length = min(float(np.hypot(*direction)), 1.0)
+    spread_rad = math.sqrt(-2 * math.log(length)) if length > 0 else math.inf
+    return math.atan2(direction[1], direction[0]), spread_rad
+
+
+@dataclass(frozen=True)
+class RobotEstimate:
+    """One robot in a photograph."""
+
+    uv_px: np.ndarray
+    """Of its gimbal joint, in the photograph."""
+    presence: float
+    bearing_rad: float
+    bearing_spread_rad: float
+    led_prob: np.ndarray
+    distance_m: float | None
+    """In the ground plane, from base to base; None before a calibration."""
+    base_T_target: np.ndarray | None
+    """(x, y, θ) in the camera robot's base frame."""
+    cam_T_robot: np.ndarray | None
+    """4×4, of its base frame."""
+
+
+@dataclass(frozen=True)
+class RobotModel:
+    """All that a network is built from; stored in every checkpoint."""
+
+    robot: LedRobot
+    network: LedFcnConfig
+    pretext: AnyPretext
+
+    def build(self) -> nn.Module:
+        """Make the network."""
+        return self.pretext.build(self.network, self.robot)
+
+
+class RobotEstimator:
+    """A trained network, its scale if it is known, and the geometry that turns its maps into poses."""
+
+    def __init__(
+        self, network: nn.Module, model: RobotModel, scale_m: float | None, config: DecodeConfig | None = None
+    ) -> None:
+        self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model
+        self.scale_m = scale_m
+        self.config = config or DecodeConfig()
+
+    @classmethod
+    def from_checkpoint(cls, path: Path, config: DecodeConfig | None = None, device: str = "cpu") -> "RobotEstimator":
+        """Load what `glimpose train` wrote; nothing is unpickled."""
+        checkpoint = load_checkpoint(path)
+        if checkpoint.metadata.get("kind") != "robots" or "model" not in checkpoint.metadata:
+            kind = checkpoint.metadata.get("kind")
+            raise ValueError(f"{path}: a checkpoint of {kind!r} without a model, expected one of 'robots'")
+        model = from_dict(RobotModel, checkpoint.metadata["model"], where=f"{path}, model")
+        network = model.build()
+        load_weights(network, checkpoint.group("model"), path)
+        return cls(network.to(device), model, checkpoint.metadata["scale_m"], config)
+
+    @torch.inference_mode()
+    def sight(self, image: np.ndarray) -> list[Sighting]:
+        """Find robots in a photograph, H×W×3 uint8 RGB, in pixels of the network's input."""
+        small = input_image(image, self.model.network.input_scale)
+        device = next(self.network.parameters()).device
+        batch = torch.from_numpy(small).to(device).permute(2, 0, 1)[None].float() / 255
+        maps = self.network(batch)
+        return find_robots(image_maps(maps, 0), self.model.pretext.has_presence, self.config)
+
+    def __call__(self, image: np.ndarray, camera: RobotCamera | None) -> list[RobotEstimate]:
+        """Estimate poses in a photograph, surest robot first, at least one; without a camera there are no metres."""
+        height, width = image.shape[:2]
+        if camera is not None and (camera.width, camera.height) != (width, height):
+            raise ValueError(
+                f"the image is {width}×{height} pixels, but its camera takes {camera.width}×{camera.height}; "
+                "give the camera of these images, or resize them"
+            )
+        return [self._place(sighting, width, height, camera) for sighting in self.sight(image)]
+
+    def _place(self, seen: Sighting, width: int, height: int, camera: RobotCamera | None) -> RobotEstimate:
+        input_scale = self.model.network.input_scale
+        uv_px = in_photograph(seen.uv_px, width, height, input_scale)
+        pose = cam_T_robot = distance_m = None
+        if self.scale_m is not None and camera is not None:
+            depth_m = self.scale_m * focal_px(camera) * input_scale * math.exp(seen.log_range)
+            pose, cam_T_robot = place(uv_px, depth_m, seen.bearing_rad, camera, self.model.robot)
+            distance_m = float(np.hypot(*pose[:2]))
+        return RobotEstimate(
+            uv_px,
+            seen.presence,
+            seen.bearing_rad,
+            seen.bearing_spread_rad,
+            seen.led_prob,
+            distance_m,
+            pose,
+            cam_T_robot,
+        )
+
+
+def in_photograph(uv_px: np.ndarray, width: int, height: int, input_scale: float) -> np.ndarray:
+    """Move a pixel of the network's input to the photograph of that size."""
+    factors = np.array([round(width * input_scale) / width, round(height * input_scale) / height])
+    return (uv_px + 0.5) / factors - 0.5
+
+
+def focal_px(camera: RobotCamera) -> float:
+    """Mean focal length."""
+    return math.sqrt(camera.K[0, 0] * camera.K[1, 1])
+
+
+def ray(uv_px: np.ndarray, camera: RobotCamera) -> np.ndarray:
+    """(x, y, 1) of what is seen at a pixel, with the lens's distortion undone."""
+    x, y = cv2.undistortPoints(np.array([[uv_px]], np.float64), camera.K, camera.distortion)[0, 0]
+    return np.array([x, y, 1.0])
+
+
+def place(
+    uv_px: np.ndarray, depth_m: float, bearing_rad: float, camera: RobotCamera, robot: LedRobot
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (x, y, θ) in the camera robot's base frame, and cam_T_robot, of a robot whose joint is seen there.
+
+    Both robots stand on the same floor: where the camera's height is known, the robot's follows from it, otherwise
+    from the ray. Without a bearing the robot is taken to face the way the camera's robot does.
+    """
+    R, mount_m = camera.base_T_cam[:3, :3], camera.base_T_cam[:3, 3]
+    to_joint = R @ (depth_m * ray(uv_px, camera))
+    joint_m = np.array(robot.gimbal_m)
+    for _ in range(3):  # the base's place and its direction tell each other; the joint is near its middle
+        x, y = (mount_m + to_joint - joint_m)[:2]
+        theta = math.atan2(-y, -x) - bearing_rad
+        theta = math.atan2(math.sin(theta), math.cos(theta))
+        turn = 0.0 if math.isnan(theta) else theta
+        base_R_target = np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
+        joint_m = base_R_target @ robot.gimbal_m
+    from_camera = to_joint - joint_m
+    if not math.isnan(mount_m[2]):
+        from_camera[2] = -mount_m[2]
+    cam_T_robot = np.eye(4)
+    cam_T_robot[:3, :3] = R.T @ base_R_target
+    cam_T_robot[:3, 3] = R.T @ from_camera
+    return np.array([x, y, theta]), cam_T_robot

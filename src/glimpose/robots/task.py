@@ -1,0 +1,216 @@
+"""Training on a recording: batches of frames, losses, and what is measured on frames held out."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from glimpose.config import to_dict
+from glimpose.data.led_h5 import Recording
+from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
+from glimpose.robots.augment import AugmentConfig, augment
+from glimpose.robots.estimator import DecodeConfig, RobotModel, find_robots, focal_px, image_maps
+from glimpose.robots.labels import labels_of, resize
+
+Batch = dict[str, Tensor]
+NEIGHBOURS = 12
+"""Frames before and after one among which its opposite is looked for."""
+
+
+@dataclass(frozen=True)
+class BatchConfig:
+    """How much goes into one step, and what is held out."""
+
+    frames: int = 32
+    validation_share: float = 0.1
+    """Of the recording's frames: the last ones, for their neighbours in time look like them."""
+    validation_frames: int = 256
+    """At most so many of those are looked at."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share: got {self.validation_share}, expected 0 to 1, exclusive")
+
+
+class LedBatches(Dataset[Batch]):
+    """Batches of couples: a frame, and one from about the same time in which as many LEDs as possible are other.
+
+    Before anything is known, the gradient is the mean picture of frames with an LED on, less that of those with it
+    off. In couples that are augmented alike, what has nothing to do with LEDs, a bright wall or a dark frame, nearly
+    cancels, and the rest is seen much sooner (docs/lab-book.md).
+
+    Batch i is a function of (seed, i) alone; in every epoch each frame leads one couple.
+    """
+
+    def __init__(
+        self,
+        recording: Recording,
+        frames: Sequence[int],
+        model: RobotModel,
+        augmentation: AugmentConfig,
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        if recording.led_names != model.robot.led_names:
+            raise ValueError(
+                f"{recording.path}: LEDs {', '.join(recording.led_names)}, but {model.robot.name} has "
+                f"{', '.join(model.robot.led_names)}; name the LEDs in the robot's file as the recording does"
+            )
+        if batch_size % 2:
+            raise ValueError(f"batch.frames: got {batch_size}, expected an even number")
+        if len(frames) < batch_size:
+            raise ValueError(
+                f"{recording.path}: {len(frames)} frames to train on, fewer than batch.frames={batch_size}"
+            )
+        self.recording = recording
+        self.frames = np.array(frames)
+        self.scale = model.network.input_scale
+        self.focal_px = float(recording.width) if recording.camera is None else focal_px(recording.camera)
+        self.mirrored = model.robot.mirrored if augmentation.flip_prob else ()
+        self.augmentation = augmentation
+        self.batch_size = batch_size
+        self.seed = seed
+        self.states = [recording.led_states(i) for i in self.frames]
+        self.max_targets = max(map(len, self.states))
+
+    def __getitem__(self, index: int) -> Batch:
+        """Draw batch ``index``."""
+        num_couples, num_frames = self.batch_size // 2, len(self.frames)
+        orders: dict[int, np.ndarray] = {}
+        frames, rngs = [], []
+        for couple in range(index * num_couples, (index + 1) * num_couples):
+            epoch, place = divmod(couple, num_frames)
+            if epoch not in orders:
+                orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(num_frames)
+            first = int(orders[epoch][place])
+            frames += [self.frames[first], self.frames[self._opposite(first)]]
+            rngs += [np.random.default_rng([self.seed, index, couple]) for _ in range(2)]
+        return self.collate(frames, rngs)
+
+    def _opposite(self, first: int) -> int:
+        """Find the neighbour in time that differs in most LEDs, the nearest of those."""
+        others = [i for i in range(first - NEIGHBOURS, first + NEIGHBOURS + 1) if 0 <= i < len(self.frames)]
+        states = self.states[first]
+
+        def num_same(i: int) -> int:
+            return int((states == self.states[i]).sum()) if len(self.states[i]) == len(states) else states.size
+
+        return min(others, key=lambda i: (num_same(i), abs(i - first)))
+
+    def collate(self, frames: Sequence[int], rngs: Sequence[np.random.Generator | None]) -> Batch:
+        """Read frames, augment those that have a generator, and stack them; T is that of the recording."""
+        images, columns = [], []
+        for i, rng in zip(frames, rngs, strict=True):
+            frame = self.recording[i]
+            labels = labels_of(frame.robots, len(self.recording.led_names), self.focal_px)
+            image, labels = resize(frame.image, labels, self.scale)
+            if rng is not None:
+                image, labels = augment(image, labels, self.mirrored, self.augmentation, rng)
+            images.append(image)
+            columns.append((labels.led_on, labels.uv_px, labels.log_range, labels.bearing_rad, labels.is_visible))
+        names = ("led_on", "uv", "log_range", "bearing_rad", "is_visible")
+        batch = {
+            name: torch.from_numpy(np.stack([self._padded(row[k], name) for row in columns]))
+            for k, name in enumerate(names)
+        }
+        is_there = [[t < len(row[0]) for t in range(self.max_targets)] for row in columns]
+        return {
+            "image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),  # in memory: channels last
+            "is_there": torch.tensor(is_there, dtype=torch.float32),
+            "frame": torch.tensor(frames),
+            **batch,
+        }
+
+    def _padded(self, rows: np.ndarray, name: str) -> np.ndarray:
+        missing = self.max_targets - len(rows)
+        filler = np.full((missing, *rows.shape[1:]), 0 if name == "led_on" else np.nan)
+        return np.concatenate([rows, filler]).astype(np.float32)
+
+
+class RobotsTask:
+    """The task `training.loop.fit` trains."""
+
+    def __init__(
+        self,
+        model: RobotModel,
+        recording: Recording,
+        validation: Recording | None,
+        augmentation: AugmentConfig,
+        batch: BatchConfig,
+        seed: int,
+        num_workers: int,
+    ) -> None:
+        self.description = model
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            self.model = model.build()
+        num_held_out = 0 if validation else max(1, round(batch.validation_share * len(recording)))
+        frames = range(len(recording) - num_held_out)
+        self.batches = LedBatches(recording, frames, model, augmentation, batch.frames, seed)
+        self.held_out = LedBatches(validation or recording, range(2), model, augmentation, 2, seed)
+        rows = range(len(validation)) if validation else range(len(frames), len(recording))
+        self.held_out_frames = [rows[i] for i in range(0, len(rows), -(-len(rows) // batch.validation_frames))]
+        self.num_workers = num_workers
+        self._validation: list[Batch] | None = None
+
+    def metadata(self) -> dict:
+        """What a checkpoint needs besides weights to predict."""
+        return {"kind": "robots", "model": to_dict(self.description), "scale_m": self.description.pretext.scale_m}
+
+    def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
+        """Batches of steps start_step.. for one of several processes."""
+        return DataLoader(
+            self.batches,
+            batch_size=None,
+            sampler=range(start_step * world_size + rank, (start_step + num_steps) * world_size, world_size),
+            num_workers=self.num_workers,
+            worker_init_fn=_one_thread,
+            prefetch_factor=4 if self.num_workers else None,
+            multiprocessing_context="spawn" if self.num_workers else None,
+        )
+
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Weighted terms whose sum is minimised."""
+        terms = self.description.pretext.terms(model(batch["image"].float() / 255), batch)
+        return {name: term.mean() for name, term in terms.items()}
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Losses on frames held out; ``score`` is minus their sum, so poses choose no checkpoint.
+
+        Where the recording tells poses, also median errors of the surest robot in frames that show just one.
+        """
+        if self._validation is None:
+            chunks = [self.held_out_frames[i : i + 32] for i in range(0, len(self.held_out_frames), 32)]
+            self._validation = [self.held_out.collate(chunk, [None] * len(chunk)) for chunk in chunks]
+        device = next(model.parameters()).device
+        sums: dict[str, float] = {}
+        pixels, bearings = [], []
+        for batch in self._validation:
+            batch = {name: value.to(device) for name, value in batch.items()}
+            maps = model(batch["image"].float() / 255)
+            for name, term in self.description.pretext.terms(maps, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(term.sum())
+            for i in torch.nonzero((batch["is_visible"] == 1).sum(1) == 1).flatten().tolist():
+                robot = find_robots(
+                    image_maps(maps, i), self.description.pretext.has_presence, DecodeConfig(max_robots=1)
+                )[0]
+                target = int(batch["is_visible"][i].nan_to_num().argmax())
+                pixels.append(pixel_error_px(torch.from_numpy(robot.uv_px).float(), batch["uv"][i, target].cpu()))
+                bearing = torch.tensor(robot.bearing_rad)
+                bearings.append(bearing_error_rad(bearing, batch["bearing_rad"][i, target].cpu()))
+        means = {name: total / len(self.held_out_frames) for name, total in sums.items()}
+        measured = {**means, "score": -sum(means.values())}
+        if pixels:
+            measured["uv_px"] = float(torch.stack(pixels).median()) / self.description.network.input_scale
+            measured["psi_deg"] = float(torch.stack(bearings).rad2deg().median())
+        return measured
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)

@@ -1,0 +1,135 @@
+import math
+
+import numpy as np
+import pytest
+
+from glimpose.data.led_h5 import RobotState
+from glimpose.robots.augment import AugmentConfig, augment, move
+from glimpose.robots.labels import MIN_VISIBLE_PX, Labels, input_image, is_seen, labels_of, resize
+
+MIRRORED = (0, 1, 3, 2)
+WIDTH, HEIGHT = 160, 90
+
+
+def frame(uv=(50.0, 40.0)) -> tuple[np.ndarray, Labels]:
+    """Paint a bright spot at uv on grey, with labels of a robot there."""
+    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    spot = 150 * np.exp(-((u - uv[0]) ** 2 + (v - uv[1]) ** 2) / (2 * 3.0**2))
+    image = np.repeat((40 + spot)[..., None], 3, axis=-1).astype(np.uint8)
+    labels = Labels(
+        led_on=np.array([[True, False, True, False]]),
+        uv_px=np.array([uv]),
+        log_range=np.array([-2.0]),
+        bearing_rad=np.array([0.7]),
+        is_visible=np.array([1.0]),
+    )
+    return image, labels
+
+
+def spot_px(image: np.ndarray) -> np.ndarray:
+    weight = np.maximum(image[..., 0].astype(float) - 60, 0)
+    v, u = np.mgrid[: image.shape[0], : image.shape[1]]
+    return np.array([(weight * u).sum(), (weight * v).sum()]) / weight.sum()
+
+
+@pytest.mark.parametrize("is_flipped", [False, True])
+@pytest.mark.parametrize(("angle_deg", "zoom", "shift"), [(0, 1, (0, 0)), (9, 1, (0, 0)), (-6, 1.2, (0.08, -0.1))])
+def test_the_label_moves_with_the_picture(is_flipped, angle_deg, zoom, shift):
+    image, labels = frame()
+    moved, out = move(image, labels, MIRRORED, is_flipped, math.radians(angle_deg), zoom, np.array(shift))
+    np.testing.assert_allclose(spot_px(moved), out.uv_px[0], atol=0.3)
+
+
+def test_a_flip_swaps_left_and_right_and_negates_the_bearing():
+    image, labels = frame()
+    moved, out = move(image, labels, MIRRORED, True, 0.0, 1.0, np.zeros(2))
+    np.testing.assert_array_equal(moved, image[:, ::-1])
+    assert out.led_on.tolist() == [[True, False, False, True]]
+    assert out.bearing_rad[0] == -labels.bearing_rad[0]
+    assert out.log_range[0] == labels.log_range[0]
+
+
+def test_flipping_twice_changes_nothing():
+    image, labels = frame()
+    for _ in range(2):
+        image_out, labels = move(image, labels, MIRRORED, True, 0.0, 1.0, np.zeros(2))
+        image = image_out
+    first_image, first = frame()
+    np.testing.assert_array_equal(image, first_image)
+    for name, value in vars(first).items():
+        np.testing.assert_allclose(getattr(labels, name), value)
+
+
+def test_turning_and_shifting_show_no_other_side_and_no_other_distance():
+    image, labels = frame()
+    _, out = move(image, labels, MIRRORED, False, 0.15, 1.0, np.array([0.1, 0.1]))
+    assert out.bearing_rad[0] == labels.bearing_rad[0]
+    assert out.log_range[0] == labels.log_range[0]
+    assert (out.led_on == labels.led_on).all()
+
+
+def test_enlarging_brings_nearer_and_reducing_the_picture_takes_away():
+    image, labels = frame()
+    _, out = move(image, labels, MIRRORED, False, 0.0, 1.25, np.zeros(2))
+    assert math.exp(out.log_range[0]) == pytest.approx(math.exp(labels.log_range[0]) / 1.25)
+    # Half as many pixels, half the focal length: the same depth is twice as many metres per pixel.
+    small, half = resize(image, labels, 0.5)
+    assert math.exp(half.log_range[0]) == pytest.approx(2 * math.exp(labels.log_range[0]))
+    np.testing.assert_allclose(spot_px(small), half.uv_px[0], atol=0.2)
+
+
+def test_a_robot_that_leaves_the_picture_is_no_longer_visible():
+    image, labels = frame((2.0, 40.0))
+    _, out = move(image, labels, MIRRORED, False, 0.0, 1.0, np.array([-0.1, 0.0]))
+    assert out.is_visible[0] == 0
+    hidden = Labels(**{**vars(labels), "is_visible": np.array([0.0])})
+    _, out = move(image, hidden, MIRRORED, False, 0.0, 1.0, np.zeros(2))
+    assert out.is_visible[0] == 0
+
+
+def test_unknown_labels_stay_unknown():
+    image, _ = frame()
+    labels = labels_of((RobotState("RM2", np.array([True, False, True, False])),), 4, focal_px=300.0)
+    _, out = augment(image, labels, MIRRORED, AugmentConfig(), np.random.default_rng(0))
+    for name in ("uv_px", "log_range", "bearing_rad", "is_visible"):
+        assert np.isnan(getattr(out, name)).all()
+    assert out.led_on.sum() == 2
+
+
+def test_augmentation_is_a_function_of_its_generator():
+    image, labels = frame()
+    first, second, other = (
+        augment(image, labels, MIRRORED, AugmentConfig(), np.random.default_rng(seed))[0] for seed in (3, 3, 4)
+    )
+    np.testing.assert_array_equal(first, second)
+    assert (first != other).any()
+    assert first.shape == image.shape
+    assert first.dtype == np.uint8
+
+
+def test_labels_are_metres_per_pixel_and_robots_behind_have_none():
+    robots = (
+        RobotState("RM2", np.zeros(4, bool), np.array([1.0, 2.0]), z_m=3.0, bearing_rad=0.5, is_visible=True),
+        RobotState("RM3", np.ones(4, bool), np.array([1.0, 2.0]), z_m=-3.0, is_visible=False),
+    )
+    labels = labels_of(robots, 4, focal_px=300.0)
+    assert math.exp(labels.log_range[0]) == pytest.approx(0.01)
+    assert np.isnan(labels.log_range[1])
+    assert labels.is_visible.tolist() == [1.0, 0.0]
+    assert labels_of((), 4, 300.0).led_on.shape == (0, 4)
+
+
+def test_hidden_robots_do_not_count_as_seen():
+    def state(is_visible, num_visible_px):
+        return RobotState("RM2", np.zeros(4, bool), is_visible=is_visible, num_visible_px=num_visible_px)
+
+    assert is_seen(state(True, None)) is True
+    assert is_seen(state(True, MIN_VISIBLE_PX)) is True
+    assert is_seen(state(True, MIN_VISIBLE_PX - 1)) is False
+    assert is_seen(state(False, 1000)) is False
+    assert is_seen(state(None, None)) is None
+
+
+def test_full_size_input_is_the_photograph_itself():
+    image, _ = frame()
+    assert input_image(image, 1.0) is image

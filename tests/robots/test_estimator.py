@@ -1,0 +1,171 @@
+import math
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
+from glimpose.data.led_h5_writer import ml_row
+from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
+from glimpose.robots.calibrate import depth_at_distance, scale_m
+from glimpose.robots.estimator import DecodeConfig, Sighting, find_robots, focal_px, in_photograph, place, ray
+from glimpose.robots.leds import Led, LedRobot
+
+CONFIG = LedFcnConfig(num_scales=3)
+GRID = pyramid_grid(180, 320, CONFIG)
+BINS = 16
+ROBOT = LedRobot("one", (Led("front", 0.0),), (-0.002, 0.01, 0.118))
+CAMERA = replace(ROBOMASTER_CAMERA, distortion=np.zeros(5))
+
+
+def maps_with(*robots: dict, no_robot: float = -5.0) -> dict[str, torch.Tensor]:
+    """Make maps that believe in robots: a normal distribution of mass around each place, on one level."""
+    logits = torch.full((len(GRID.uv),), -30.0)
+    bearing = torch.zeros(len(GRID.uv), BINS)
+    log_range = torch.zeros(len(GRID.uv))
+    led = torch.zeros(len(GRID.uv), 2)
+    for robot in robots:
+        offset = (GRID.uv - torch.tensor(robot["uv"])) / GRID.cell_px[:, None]
+        bump = robot.get("logit", 0.0) - offset.square().sum(1) / (2 * 0.4**2)
+        is_it = (GRID.level == robot.get("level", 0)) & (bump > -8)
+        logits = torch.where(is_it, bump, logits)
+        bearing[is_it] = 8 * torch.cos(bin_bearings_rad(BINS) - robot.get("psi", 0.0))
+        log_range[is_it] = robot.get("log_range", 0.0)
+        led[is_it] = torch.tensor(robot.get("led", [0.0, 0.0]))
+    return {
+        "position": logits,
+        "bearing": bearing,
+        "led": led,
+        "log_range": log_range,
+        "no_robot": torch.tensor([no_robot]),
+        **vars(GRID),
+    }
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_places_are_found_to_a_fraction_of_a_cell(level):
+    for uv in [(100.0, 80.0), (103.0, 83.0), (97.5, 90.0)]:
+        (found,) = find_robots(maps_with({"uv": uv, "level": level}), True, DecodeConfig())
+        np.testing.assert_allclose(found.uv_px, uv, atol=0.1 * 8 / CONFIG.ratio**level)
+
+
+def test_bearing_range_and_leds_are_those_at_the_peak():
+    for psi in (0.0, 3.0, -1.3):
+        robot = {"uv": (100.0, 80.0), "psi": psi, "log_range": -4.0, "led": [3.0, -3.0]}
+        (found,) = find_robots(maps_with(robot), True, DecodeConfig())
+        assert math.cos(found.bearing_rad - psi) > math.cos(0.01)
+        assert 0.2 < found.bearing_spread_rad < 0.6  # von Mises of concentration 8
+        assert found.log_range == pytest.approx(-4.0, abs=0.01)
+        np.testing.assert_allclose(found.led_prob, torch.tensor([3.0, -3.0]).sigmoid(), atol=0.01)
+
+
+def test_several_robots_are_found_surest_first():
+    robots = [
+        {"uv": (60.0, 90.0), "logit": -0.5},
+        {"uv": (200.0, 80.0)},
+        {"uv": (280.0, 100.0), "level": 2, "logit": -1.0},
+    ]
+    found = find_robots(maps_with(*robots), True, DecodeConfig(max_robots=5))
+    assert len(found) == 3
+    assert found[0].presence > 0.9
+    places = sorted(sighting.uv_px[0] for sighting in found)
+    np.testing.assert_allclose(places, [60, 200, 280], atol=3)
+
+
+def test_one_robot_is_not_found_twice():
+    both_levels = [{"uv": (100.0, 80.0), "level": 0}, {"uv": (104.0, 78.0), "level": 2}]
+    assert len(find_robots(maps_with(*both_levels), True, DecodeConfig())) == 1
+
+
+def test_presence_is_one_minus_nothing_and_even_an_empty_frame_gives_the_likeliest_place():
+    robot = {"uv": (100.0, 80.0)}
+    mass = float(maps_with(robot)["position"].logsumexp(0))
+    found = find_robots(maps_with(robot, no_robot=mass), True, DecodeConfig())
+    assert found[0].presence == pytest.approx(0.5, abs=0.02)
+    found = find_robots(maps_with(robot, no_robot=mass + 5), True, DecodeConfig())
+    assert len(found) == 1
+    assert found[0].presence < 0.02
+
+
+def test_without_a_slot_for_nothing_presence_is_how_sure_the_leds_are():
+    sure = find_robots(maps_with({"uv": (100.0, 80.0), "led": [9.0, -9.0]}), False, DecodeConfig())[0]
+    unsure = find_robots(maps_with({"uv": (100.0, 80.0), "led": [0.1, -0.1]}), False, DecodeConfig())[0]
+    assert sure.presence > 0.9 > 0.1 > unsure.presence
+
+
+def test_bearing_vectors_need_no_length():
+    maps = maps_with({"uv": (100.0, 80.0)})
+    maps["bearing"] = torch.tensor([-3.0, 3.0]).expand(len(GRID.uv), 2)
+    found = find_robots(maps, False, DecodeConfig())[0]
+    assert found.bearing_rad == pytest.approx(0.75 * math.pi)
+    assert found.bearing_spread_rad == pytest.approx(0.0, abs=1e-3)
+
+
+def test_what_a_network_does_not_say_is_nan():
+    maps = maps_with({"uv": (100.0, 80.0)})
+    del maps["bearing"], maps["led"]
+    found = find_robots(maps, False, DecodeConfig())[0]
+    assert math.isnan(found.bearing_rad)
+    assert len(found.led_prob) == 0
+    assert 0 <= found.presence <= 1
+
+
+def true_view(x: float, y: float, theta: float, camera: RobotCamera = CAMERA):
+    """What the recording says of a robot at (x, y, θ): pixel and depth of its joint, and its bearing."""
+    poses = {1: np.zeros(3), 2: np.array([x, y, theta])}
+    row = ml_row(np.zeros((1, 1, 3)), 0.0, 1, poses, {1: {}, 2: {}}, {}, camera, ROBOT.gimbal_m)
+    u, v, z = row["RM1_proj_uvz_RM2"]
+    seen_from = row["RM2_pose_rel_RM1"]
+    return np.array([u, v]), z, math.atan2(seen_from[1], seen_from[0])
+
+
+@pytest.mark.parametrize("pose", [(1.0, 0.0, 0.0), (2.5, 0.8, 2.0), (1.2, -0.9, -3.0)])
+def test_a_true_sighting_gives_the_true_pose(pose):
+    uv, depth_m, bearing = true_view(*pose)
+    found, cam_T_robot = place(uv, depth_m, bearing, CAMERA, ROBOT)
+    np.testing.assert_allclose(found, pose, atol=1e-5)
+    cos, sin = math.cos(pose[2]), math.sin(pose[2])
+    base_T_target = np.array([[cos, -sin, 0, pose[0]], [sin, cos, 0, pose[1]], [0, 0, 1, 0], [0, 0, 0, 1]])
+    np.testing.assert_allclose(cam_T_robot, np.linalg.inv(CAMERA.base_T_cam) @ base_T_target, atol=1e-5)
+
+
+def test_an_unknown_camera_height_leaves_the_height_to_the_ray():
+    uv, depth_m, bearing = true_view(1.5, 0.3, 1.0)
+    unknown = CAMERA.base_T_cam.copy()
+    unknown[2, 3] = np.nan
+    _, known = place(uv, depth_m, bearing, CAMERA, ROBOT)
+    _, found = place(uv, depth_m, bearing, replace(CAMERA, base_T_cam=unknown), ROBOT)
+    np.testing.assert_allclose(found, known, atol=1e-6)  # an exact ray tells the height
+    _, raised = place(uv - [0, 10], depth_m, bearing, replace(CAMERA, base_T_cam=unknown), ROBOT)
+    assert raised[1, 3] < found[1, 3] - 0.02
+    _, kept = place(uv - [0, 10], depth_m, bearing, CAMERA, ROBOT)
+    joint = CAMERA.base_T_cam @ kept
+    assert joint[2, 3] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_distortion_is_undone():
+    xyz = np.array([[0.4, 0.1, 1.0]])
+    uv, _ = cv2.projectPoints(xyz, np.zeros(3), np.zeros(3), ROBOMASTER_CAMERA.K, ROBOMASTER_CAMERA.distortion)
+    np.testing.assert_allclose(ray(uv[0, 0], ROBOMASTER_CAMERA), xyz[0], atol=1e-4)
+    assert np.abs(ray(uv[0, 0], CAMERA) - xyz[0]).max() > 1e-3
+
+
+def test_one_sighting_at_a_known_distance_gives_the_scale():
+    for pose in [(1.0, 0.0, 0.3), (0.8, 0.6, -2.0)]:
+        uv, depth_m, _ = true_view(*pose)
+        assert depth_at_distance(uv, math.hypot(*pose[:2]), CAMERA) == pytest.approx(depth_m, rel=0.02)
+    log_range = -4.2
+    seen = Sighting((uv + 0.5) * 0.5 - 0.5, 1.0, 0.0, 0.0, log_range, np.zeros(1))
+    found = scale_m(seen, math.hypot(*pose[:2]), 640, 360, CAMERA, 0.5)
+    assert found * focal_px(CAMERA) * 0.5 * math.exp(log_range) == pytest.approx(depth_m, rel=0.02)
+
+
+def test_a_distance_nearer_than_the_camera_is_refused():
+    with pytest.raises(ValueError, match="nearer"):
+        depth_at_distance(np.array([320.0, 180.0]), 0.05, CAMERA)
+
+
+def test_pixels_go_to_the_input_and_back():
+    np.testing.assert_allclose(in_photograph(np.array([-0.5, 179.5]), 640, 360, 0.5), [-0.5, 359.5])

@@ -1,0 +1,147 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from glimpose.data.led_h5 import open_recording
+from glimpose.nets.led_fcn import LedFcnConfig
+from glimpose.robots.augment import AugmentConfig
+from glimpose.robots.baselines import UpperBound
+from glimpose.robots.estimator import RobotModel
+from glimpose.robots.leds import Led, LedRobot
+from glimpose.robots.pretexts import LatentPose, WeightedBce
+from glimpose.robots.task import NEIGHBOURS, BatchConfig, LedBatches, RobotsTask
+
+NETWORK = LedFcnConfig(input_scale=1.0, num_scales=2, channels=(8, 8, 8, 12, 12, 12, 12))
+STILL = AugmentConfig(flip_prob=0.0, rotation_deg=0.0, shift=0.0, zoom=(1.0, 1.0), blackout_prob=0.0, sensor_prob=0.0)
+
+
+def task_of(room, pretext=None, augmentation=STILL, **batch) -> RobotsTask:
+    model = RobotModel(room.robot, NETWORK, pretext or LatentPose())
+    recording = open_recording(room.recording, led_names=room.robot.led_names)
+    config = BatchConfig(**{"frames": 16, "validation_frames": 12, **batch})
+    return RobotsTask(model, recording, None, augmentation, config, seed=0, num_workers=0)
+
+
+def test_a_batch_is_a_function_of_its_index(room):
+    first, again = (task_of(room, augmentation=AugmentConfig()).batches for _ in range(2))
+    for name, value in first[3].items():
+        torch.testing.assert_close(value, again[3][name], equal_nan=True)
+    assert (first[3]["frame"] != first[4]["frame"]).any()
+
+
+def test_every_frame_leads_one_couple_in_an_epoch(room):
+    batches = task_of(room, frames=18).batches
+    num_frames = len(batches.frames)
+    assert num_frames % 9 == 0
+    leaders = torch.cat([batches[i]["frame"][::2] for i in range(num_frames // 9)])
+    assert sorted(leaders.tolist()) == list(range(num_frames))
+
+
+def test_couples_are_neighbours_in_time_with_other_leds(room):
+    batch = task_of(room).batches[0]
+    first, second = batch["frame"][::2], batch["frame"][1::2]
+    assert ((first - second).abs() <= NEIGHBOURS).all()
+    assert (first != second).all()
+    differing = (batch["led_on"][::2] != batch["led_on"][1::2]).float().mean()
+    assert differing > 0.8
+
+
+def test_couples_are_augmented_alike(room):
+    batches = task_of(room, augmentation=AugmentConfig(sensor_prob=0.0)).batches
+    frame = batches.collate([5, 5], [np.random.default_rng(7), np.random.default_rng(7)])
+    assert torch.equal(frame["image"][0], frame["image"][1])
+    assert not torch.equal(frame["image"][0], batches.collate([5], [None])["image"][0])
+
+
+def test_labels_lie_where_the_robot_is_drawn(room):
+    task = task_of(room)
+    batch = task.batches.collate(list(range(20)), [None] * 20)
+    for i in torch.nonzero(batch["is_visible"][:, 0] == 1).flatten().tolist():
+        u, v = batch["uv"][i, 0].round().int().tolist()
+        body = batch["image"][i, :, v - 1 : v + 2, u - 1 : u + 2].float().mean()
+        assert batch["image"][i].float().mean() - body > 20 or body > 100  # dark, or one of its lights
+
+
+def test_held_out_frames_are_not_trained_on(room):
+    task = task_of(room)
+    assert not set(task.batches.frames.tolist()) & set(task.held_out_frames)
+    assert max(task.batches.frames) < min(task.held_out_frames)
+    assert len(task.held_out_frames) <= 12
+
+
+def test_missing_targets_are_masked(crowd, room):
+    model = RobotModel(room.robot, NETWORK, LatentPose())
+    recording = open_recording(crowd, led_names=room.robot.led_names)
+    batches = LedBatches(recording, range(40), model, STILL, 4, seed=0)
+    assert batches[0]["led_on"].shape == (4, 2, 4)
+    batches.max_targets = 3
+    assert batches[0]["is_there"].tolist() == [[1, 1, 0]] * 4
+    assert batches[0]["uv"][:, 2].isnan().all()
+
+
+@pytest.mark.parametrize("pretext", [LatentPose(), WeightedBce(), UpperBound()])
+def test_validation_gives_a_score_without_labels_and_errors_with_them(room, pretext):
+    task = task_of(room, pretext)
+    measured = task.validate(task.model.eval())
+    terms = [value for name, value in measured.items() if name not in ("score", "uv_px", "psi_deg")]
+    assert measured["score"] == pytest.approx(-sum(terms))
+    assert measured["uv_px"] >= 0
+    assert 0 <= measured["psi_deg"] <= 180
+
+
+def test_seeds_give_different_networks_and_the_same_seed_the_same(room):
+    recording = open_recording(room.recording, led_names=room.robot.led_names)
+    model = RobotModel(room.robot, NETWORK, LatentPose())
+    first, same, other = (
+        RobotsTask(model, recording, None, STILL, BatchConfig(16), seed=seed, num_workers=0).model.head.weight
+        for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_robots_with_other_leds_are_refused(room):
+    other = LedRobot("other", (Led("front", 0.0), Led("rear", 180.0)), (0.0, 0.0, 0.1))
+    recording = open_recording(room.recording)
+    with pytest.raises(ValueError, match="rear"):
+        LedBatches(recording, range(40), RobotModel(other, NETWORK, LatentPose()), STILL, 4, seed=0)
+
+
+def learn(task, batch, num_steps: int) -> list[float]:
+    """Learn one batch: what can't, can't learn at all."""
+    model = task.model.train().to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    history = []
+    for _ in range(num_steps):
+        loss = sum(task.losses(model, batch).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        history.append(float(loss.detach()))
+    return history
+
+
+def test_pose_labels_teach_a_network_to_find_the_robot(room):
+    task = task_of(room, UpperBound(), frames=8)
+    batch = task.batches[0]
+    history = learn(task, batch, num_steps=30)
+    assert history[-1] < history[0] - 3
+    task._validation = [batch]
+    assert task.validate(task.model)["uv_px"] < 6  # of cells of 8
+
+
+def test_the_latent_pose_learns_one_batch(room):
+    task = task_of(room, LatentPose(zoom_weight=0.0), frames=8)
+    history = learn(task, task.batches[0], num_steps=30)
+    assert history[-1] < 0.8 * 4 * np.log(2)
+
+
+def test_batch_sizes_must_suit_the_recording(room):
+    with pytest.raises(ValueError, match="even"):
+        task_of(room, frames=7)
+    with pytest.raises(ValueError, match="fewer than"):
+        task_of(room, frames=400)
+    with pytest.raises(ValueError, match="validation_share"):
+        replace(BatchConfig(), validation_share=1.0)
