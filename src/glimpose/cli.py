@@ -116,6 +116,11 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--camera", type=Path, required=True, help="JSON or recording of this camera")
     calibrate.set_defaults(run=run_calibrate)
 
+    table = verbs.add_parser("table", help="gather robots' scores over replicas", description=run_table.__doc__)
+    table.add_argument("runs", type=Path, nargs="+", help="folders with summary.json below: ROW/REPLICA/summary.json")
+    table.add_argument("--out", type=Path, required=True, help="folder for table.csv, table.md and table.png")
+    table.set_defaults(run=run_table)
+
     simulate = verbs.add_parser(
         "simulate", help="record robots with LEDs in a simulated room", description=run_simulate.__doc__
     )
@@ -276,6 +281,13 @@ def run_calibrate(args: argparse.Namespace) -> None:
     from glimpose.robots.calibrate import calibrate
 
     print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera):.6g}")
+
+
+def run_table(args: argparse.Namespace) -> None:
+    """Gather what evaluate wrote about robots: means over replicas, 95 % intervals, a plot, CSV and Markdown."""
+    from glimpose.robots.table import tabulate
+
+    print(tabulate(args.runs, args.out), end="")
 
 
 def run_simulate(args: argparse.Namespace) -> None:

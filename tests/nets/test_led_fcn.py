@@ -52,17 +52,6 @@ def test_every_level_covers_the_whole_image():
         assert (uv.amax(0) > torch.tensor([320.0, 180.0]) - cell_px - 1).all()
 
 
-def test_twins_are_the_cells_at_the_same_place():
-    grid = pyramid_grid(180, 320, SMALL)
-    assert torch.equal(grid.twins[torch.arange(len(grid.uv)), grid.level], torch.arange(len(grid.uv)))
-    inside = (grid.uv < torch.tensor([300.0, 160.0])).all(1)
-    for level in range(SMALL.num_scales):
-        twin = grid.twins[inside, level]
-        assert (grid.level[twin] == level).all()
-        half_cell_px = STRIDE / SMALL.ratio**level / 2
-        assert ((grid.uv[twin] - grid.uv[inside]).abs() <= half_cell_px * 1.02).all()
-
-
 def test_enlarging_by_repetition_copies_each_cell_as_often_as_the_grid_says():
     grid = pyramid_grid(180, 320, SMALL)
     finest = int((grid.level == 0).sum())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glimpose.data.led_h5 import RobotState
-from glimpose.robots.augment import AugmentConfig, augment, move
+from glimpose.robots.augment import AugmentConfig, Motion, draw_motion, move, recolor, zoomed
 from glimpose.robots.labels import MIN_VISIBLE_PX, Labels, input_image, is_seen, labels_of, resize
 
 MIRRORED = (0, 1, 3, 2)
@@ -36,13 +36,13 @@ def spot_px(image: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize(("angle_deg", "zoom", "shift"), [(0, 1, (0, 0)), (9, 1, (0, 0)), (-6, 1.2, (0.08, -0.1))])
 def test_the_label_moves_with_the_picture(is_flipped, angle_deg, zoom, shift):
     image, labels = frame()
-    moved, out = move(image, labels, MIRRORED, is_flipped, math.radians(angle_deg), zoom, np.array(shift))
+    moved, out = move(image, labels, MIRRORED, Motion(is_flipped, math.radians(angle_deg), zoom, shift), 1.0)
     np.testing.assert_allclose(spot_px(moved), out.uv_px[0], atol=0.3)
 
 
 def test_a_flip_swaps_left_and_right_and_negates_the_bearing():
     image, labels = frame()
-    moved, out = move(image, labels, MIRRORED, True, 0.0, 1.0, np.zeros(2))
+    moved, out = move(image, labels, MIRRORED, Motion(is_flipped=True), 1.0)
     np.testing.assert_array_equal(moved, image[:, ::-1])
     assert out.led_on.tolist() == [[True, False, False, True]]
     assert out.bearing_rad[0] == -labels.bearing_rad[0]
@@ -52,7 +52,7 @@ def test_a_flip_swaps_left_and_right_and_negates_the_bearing():
 def test_flipping_twice_changes_nothing():
     image, labels = frame()
     for _ in range(2):
-        image_out, labels = move(image, labels, MIRRORED, True, 0.0, 1.0, np.zeros(2))
+        image_out, labels = move(image, labels, MIRRORED, Motion(is_flipped=True), 1.0)
         image = image_out
     first_image, first = frame()
     np.testing.assert_array_equal(image, first_image)
@@ -62,7 +62,7 @@ def test_flipping_twice_changes_nothing():
 
 def test_turning_and_shifting_show_no_other_side_and_no_other_distance():
     image, labels = frame()
-    _, out = move(image, labels, MIRRORED, False, 0.15, 1.0, np.array([0.1, 0.1]))
+    _, out = move(image, labels, MIRRORED, Motion(angle_rad=0.15, shift=(0.1, 0.1)), 1.0)
     assert out.bearing_rad[0] == labels.bearing_rad[0]
     assert out.log_range[0] == labels.log_range[0]
     assert (out.led_on == labels.led_on).all()
@@ -70,7 +70,7 @@ def test_turning_and_shifting_show_no_other_side_and_no_other_distance():
 
 def test_enlarging_brings_nearer_and_reducing_the_picture_takes_away():
     image, labels = frame()
-    _, out = move(image, labels, MIRRORED, False, 0.0, 1.25, np.zeros(2))
+    _, out = move(image, labels, MIRRORED, Motion(zoom=1.25), 1.0)
     assert math.exp(out.log_range[0]) == pytest.approx(math.exp(labels.log_range[0]) / 1.25)
     # Half as many pixels, half the focal length: the same depth is twice as many metres per pixel.
     small, half = resize(image, labels, 0.5)
@@ -80,31 +80,52 @@ def test_enlarging_brings_nearer_and_reducing_the_picture_takes_away():
 
 def test_a_robot_that_leaves_the_picture_is_no_longer_visible():
     image, labels = frame((2.0, 40.0))
-    _, out = move(image, labels, MIRRORED, False, 0.0, 1.0, np.array([-0.1, 0.0]))
+    _, out = move(image, labels, MIRRORED, Motion(shift=(-0.1, 0.0)), 1.0)
     assert out.is_visible[0] == 0
     hidden = Labels(**{**vars(labels), "is_visible": np.array([0.0])})
-    _, out = move(image, hidden, MIRRORED, False, 0.0, 1.0, np.zeros(2))
+    _, out = move(image, hidden, MIRRORED, Motion(), 1.0)
     assert out.is_visible[0] == 0
 
 
 def test_unknown_labels_stay_unknown():
     image, _ = frame()
     labels = labels_of((RobotState("RM2", np.array([True, False, True, False])),), 4, focal_px=300.0)
-    _, out = augment(image, labels, MIRRORED, AugmentConfig(), np.random.default_rng(0))
+    _, out = move(image, labels, MIRRORED, draw_motion(AugmentConfig(), np.random.default_rng(0)), 0.5)
     for name in ("uv_px", "log_range", "bearing_rad", "is_visible"):
         assert np.isnan(getattr(out, name)).all()
     assert out.led_on.sum() == 2
 
 
 def test_augmentation_is_a_function_of_its_generator():
-    image, labels = frame()
-    first, second, other = (
-        augment(image, labels, MIRRORED, AugmentConfig(), np.random.default_rng(seed))[0] for seed in (3, 3, 4)
-    )
+    image, _ = frame()
+    config = AugmentConfig(sensor_prob=1.0)
+    first, second, other = (recolor(image, config, np.random.default_rng(seed)) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, second)
     assert (first != other).any()
     assert first.shape == image.shape
     assert first.dtype == np.uint8
+    assert draw_motion(config, np.random.default_rng(3)) == draw_motion(config, np.random.default_rng(3))
+
+
+def test_moving_and_resizing_at_once_is_moving_and_then_resizing():
+    image, labels = frame()
+    motion = Motion(True, 0.1, 1.3, (0.05, -0.05))
+    small, out = move(image, labels, MIRRORED, motion, 0.5)
+    twice, expected = resize(*move(image, labels, MIRRORED, motion, 1.0), 0.5)
+    assert small.shape == twice.shape
+    np.testing.assert_allclose(out.uv_px, expected.uv_px, atol=1e-9)
+    np.testing.assert_allclose(out.log_range, expected.log_range)
+    np.testing.assert_allclose(spot_px(small), out.uv_px[0], atol=0.3)
+
+
+def test_a_second_view_shows_the_same_side_at_another_size():
+    config, rng = AugmentConfig(), np.random.default_rng(0)
+    for _ in range(50):
+        motion = draw_motion(config, rng)
+        view = zoomed(motion, config, rng)
+        factor = view.zoom / motion.zoom
+        assert view.is_flipped == motion.is_flipped
+        assert config.view_zoom**0.5 <= max(factor, 1 / factor) <= config.view_zoom
 
 
 def test_labels_are_metres_per_pixel_and_robots_behind_have_none():

@@ -229,35 +229,48 @@ def test_weighted_bce_has_gradients_through_position_bearing_and_leds():
     assert all((gradient != 0).any() for gradient in gradients)
 
 
+def two_views(seed: int, zoom: float) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Make maps of one frame and of its view, enlarged about the middle, with a robot for sure in the middle."""
+    maps = FIXED | random_maps(seed)
+    maps["uv"] = GRID.uv.double().expand(2, -1, -1)
+    middle = torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2], dtype=torch.float64)
+    view_A = torch.eye(3, dtype=torch.float64)
+    view_A[:2, :2] *= zoom
+    view_A[:2, 2] = middle - zoom * middle
+    maps["position"] = -((maps["uv"] - middle).norm(dim=-1))
+    return maps, view_A[None]
+
+
 def test_a_range_that_follows_the_zoom_has_no_zoom_error_and_one_that_ignores_it_has_one():
-    maps = random_maps(2)
-    maps["log_range"] = torch.full_like(maps["log_range"], 0.7)
-    torch.testing.assert_close(zoom_error(FIXED | maps), torch.zeros(2, dtype=torch.float64))
-    maps["log_range"] = maps["log_range"] + GRID.log_zoom  # what a head that says the same on every level gives
-    torch.testing.assert_close(zoom_error(FIXED | maps), torch.ones(2, dtype=torch.float64))
+    for zoom in (0.7, 1.4):
+        maps, view_A = two_views(2, zoom)
+        maps["log_range"] = torch.tensor([[0.7], [0.7 - math.log(zoom)]]).expand(-1, NUM).double()
+        torch.testing.assert_close(zoom_error(maps, view_A), torch.zeros(2).double(), atol=1e-9, rtol=0)
+        maps["log_range"] = torch.full((2, NUM), 0.7, dtype=torch.float64)
+        torch.testing.assert_close(zoom_error(maps, view_A), torch.tensor([1.0, 0.0]).double())
+
+
+def test_knowing_only_the_level_does_not_pass_for_knowing_the_size():
+    maps, view_A = two_views(3, 1.4)
+    maps["log_range"] = (0.7 + 0.2 * GRID.level).double().expand(2, -1)
+    torch.testing.assert_close(zoom_error(maps, view_A)[0], torch.tensor(1.0).double())
 
 
 def test_zoom_error_leaves_positions_alone_and_counts_where_the_robot_is():
-    maps = random_maps(3)
-    maps["position"].requires_grad_()
-    assert not zoom_error(FIXED | maps).requires_grad
-    cell = int((GRID.level == 1).nonzero()[4])
-    maps["position"] = torch.full_like(maps["position"], -100.0)
-    maps["position"][:, cell] = 100.0
-    others = [int(GRID.twins[cell, level]) for level in (0, 2)]
-    step = math.log(CONFIG.ratio)
-    errors = [((maps["log_range"][:, other] - maps["log_range"][:, cell]) / step).square() for other in others]
-    torch.testing.assert_close(zoom_error(FIXED | maps), sum(errors) / 2, atol=1e-5, rtol=1e-5)
+    maps, view_A = two_views(4, 1.2)
+    maps["position"] = maps["position"].requires_grad_()
+    maps["log_range"] = maps["log_range"].requires_grad_()
+    zoom_error(maps, view_A).sum().backward()
+    assert maps["position"].grad is None
+    counted = maps["log_range"].grad[0].abs()
+    middle = torch.tensor([(WIDTH - 1) / 2, (HEIGHT - 1) / 2])
+    assert (GRID.uv[counted.argmax()] - middle).norm() < 12
+    assert counted[(GRID.uv - middle).norm(dim=1) > 25].max() < 1e-3 * counted.max()
 
 
-def test_one_level_alone_has_no_zoom_error_and_no_gradient_of_it():
-    grid = pyramid_grid(HEIGHT, WIDTH, LedFcnConfig(num_scales=1))
-    maps = random_maps(4, num=len(grid.uv))
-    maps["log_range"].requires_grad_()
-    error = zoom_error({**maps, **vars(grid)})
-    assert error.tolist() == [0.0, 0.0]
-    error.sum().backward()
-    assert (maps["log_range"].grad == 0).all()
+def test_without_second_views_there_is_no_zoom_error():
+    maps = FIXED | random_maps(4)
+    assert zoom_error(maps, torch.zeros(0, 3, 3)).tolist() == [0.0, 0.0]
 
 
 def test_pose_probabilities_and_that_of_nothing_sum_to_one():
@@ -270,7 +283,12 @@ def test_pretexts_share_an_interface_and_every_weight_learns(pretext):
     torch.manual_seed(0)
     model = pretext.build(LedFcnConfig(channels=(8, 8, 8, 8, 8, 8, 8), num_scales=2), ROBOT)
     led_on = random_states(0, robots=2).float()
-    terms = pretext.terms(model(torch.rand(2, 3, HEIGHT, WIDTH)), {"led_on": led_on, "is_there": there(led_on).float()})
+    batch = {
+        "led_on": led_on,
+        "is_there": there(led_on).float(),
+        "view_A": torch.diag(torch.tensor([1.2, 1.2, 1]))[None],
+    }
+    terms = pretext.terms(model(torch.rand(2, 3, HEIGHT, WIDTH)), batch)
     assert all(term.shape == (2,) for term in terms.values())
     assert ("zoom" in terms) == bool(pretext.zoom_weight)
     sum(term.sum() for term in terms.values()).backward()

@@ -25,6 +25,7 @@ validate_every = 2
 precision = "32-true"
 [batch]
 frames = 8
+views = 2
 validation_frames = 8
 [network]
 input_scale = 1.0

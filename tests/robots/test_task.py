@@ -20,7 +20,7 @@ STILL = AugmentConfig(flip_prob=0.0, rotation_deg=0.0, shift=0.0, zoom=(1.0, 1.0
 def task_of(room, pretext=None, augmentation=STILL, **batch) -> RobotsTask:
     model = RobotModel(room.robot, NETWORK, pretext or LatentPose())
     recording = open_recording(room.recording, led_names=room.robot.led_names)
-    config = BatchConfig(**{"frames": 16, "validation_frames": 12, **batch})
+    config = BatchConfig(**{"frames": 16, "views": 4, "validation_frames": 12, **batch})
     return RobotsTask(model, recording, None, augmentation, config, seed=0, num_workers=0)
 
 
@@ -32,7 +32,7 @@ def test_a_batch_is_a_function_of_its_index(room):
 
 
 def test_every_frame_leads_one_couple_in_an_epoch(room):
-    batches = task_of(room, frames=18).batches
+    batches = task_of(room, frames=18, views=0).batches
     num_frames = len(batches.frames)
     assert num_frames % 9 == 0
     leaders = torch.cat([batches[i]["frame"][::2] for i in range(num_frames // 9)])
@@ -40,7 +40,7 @@ def test_every_frame_leads_one_couple_in_an_epoch(room):
 
 
 def test_couples_are_neighbours_in_time_with_other_leds(room):
-    batch = task_of(room).batches[0]
+    batch = task_of(room, views=0).batches[0]
     first, second = batch["frame"][::2], batch["frame"][1::2]
     assert ((first - second).abs() <= NEIGHBOURS).all()
     assert (first != second).all()
@@ -49,15 +49,44 @@ def test_couples_are_neighbours_in_time_with_other_leds(room):
 
 
 def test_couples_are_augmented_alike(room):
-    batches = task_of(room, augmentation=AugmentConfig(sensor_prob=0.0)).batches
-    frame = batches.collate([5, 5], [np.random.default_rng(7), np.random.default_rng(7)])
-    assert torch.equal(frame["image"][0], frame["image"][1])
-    assert not torch.equal(frame["image"][0], batches.collate([5], [None])["image"][0])
+    """Apart from what moves and what shines, the two pictures of a couple are one: so are unchanging frames."""
+    task = task_of(room, augmentation=AugmentConfig(), views=0)
+    pictures = task.batches
+    pictures.recording = Frozen(pictures.recording)
+    batch = pictures[0]
+    assert torch.equal(batch["image"][::2], batch["image"][1::2])
+    assert not torch.equal(batch["image"][0], batch["image"][2])
+
+
+class Frozen:
+    """A recording that shows its first picture all the time."""
+
+    def __init__(self, recording):
+        self.recording = recording
+
+    def __getitem__(self, index):
+        return replace(self.recording[index], image=self.recording[0].image)
+
+    def __getattr__(self, name):
+        return getattr(self.recording, name)
+
+
+def test_second_views_show_their_frame_where_the_matrix_says(room):
+    batch = task_of(room, augmentation=AugmentConfig(sensor_prob=0.0), views=6).batches[2]
+    assert len(batch["image"]) == 16 + 6
+    assert torch.equal(batch["frame"][16:], batch["frame"][:6])
+    assert torch.equal(batch["led_on"][16:], batch["led_on"][:6])
+    for i, view_A in enumerate(batch["view_A"]):
+        uv = torch.cat([batch["uv"][i, 0], torch.ones(1)])
+        torch.testing.assert_close((view_A @ uv)[:2], batch["uv"][16 + i, 0], atol=1e-3, rtol=1e-4)
+        zoom = torch.linalg.det(view_A[:2, :2]).abs().sqrt()
+        expected = batch["log_range"][i, 0] - zoom.log()
+        torch.testing.assert_close(batch["log_range"][16 + i, 0], expected, equal_nan=True)
 
 
 def test_labels_lie_where_the_robot_is_drawn(room):
     task = task_of(room)
-    batch = task.batches.collate(list(range(20)), [None] * 20)
+    batch = task.batches.collate(list(range(20)))
     for i in torch.nonzero(batch["is_visible"][:, 0] == 1).flatten().tolist():
         u, v = batch["uv"][i, 0].round().int().tolist()
         body = batch["image"][i, :, v - 1 : v + 2, u - 1 : u + 2].float().mean()
@@ -74,7 +103,7 @@ def test_held_out_frames_are_not_trained_on(room):
 def test_missing_targets_are_masked(crowd, room):
     model = RobotModel(room.robot, NETWORK, LatentPose())
     recording = open_recording(crowd, led_names=room.robot.led_names)
-    batches = LedBatches(recording, range(40), model, STILL, 4, seed=0)
+    batches = LedBatches(recording, range(40), model, STILL, BatchConfig(4, views=0), seed=0)
     assert batches[0]["led_on"].shape == (4, 2, 4)
     batches.max_targets = 3
     assert batches[0]["is_there"].tolist() == [[1, 1, 0]] * 4
@@ -95,7 +124,7 @@ def test_seeds_give_different_networks_and_the_same_seed_the_same(room):
     recording = open_recording(room.recording, led_names=room.robot.led_names)
     model = RobotModel(room.robot, NETWORK, LatentPose())
     first, same, other = (
-        RobotsTask(model, recording, None, STILL, BatchConfig(16), seed=seed, num_workers=0).model.head.weight
+        RobotsTask(model, recording, None, STILL, BatchConfig(16, views=4), seed=seed, num_workers=0).model.head.weight
         for seed in (1, 1, 2)
     )
     assert torch.equal(first, same)
@@ -106,7 +135,7 @@ def test_robots_with_other_leds_are_refused(room):
     other = LedRobot("other", (Led("front", 0.0), Led("rear", 180.0)), (0.0, 0.0, 0.1))
     recording = open_recording(room.recording)
     with pytest.raises(ValueError, match="rear"):
-        LedBatches(recording, range(40), RobotModel(other, NETWORK, LatentPose()), STILL, 4, seed=0)
+        LedBatches(recording, range(40), RobotModel(other, NETWORK, LatentPose()), STILL, BatchConfig(), seed=0)
 
 
 def learn(task, batch, num_steps: int) -> list[float]:

@@ -60,8 +60,6 @@ class PyramidGrid:
     """n."""
     log_zoom: Tensor
     """n: logarithm of the level's size relative to the input's, 0 and below."""
-    twins: Tensor
-    """n×levels: the cell at the same place on each level; on its own, the cell itself."""
     num_copies: Tensor
     """n: how often the cell occurs once its level is enlarged to the finest one by repeating cells."""
 
@@ -77,18 +75,11 @@ def pyramid_grid(height: int, width: int, config: LedFcnConfig) -> PyramidGrid:
     """Lay out the cells for an input of that size."""
     sizes = level_sizes(height, width, config)
     cells = [(-(-rows // STRIDE), -(-columns // STRIDE)) for rows, columns in sizes]
-    scales = [torch.tensor([width / columns, height / rows]) for rows, columns in sizes]
-    uv, level, twins, copies = [], [], [], []
-    starts = [sum(r * c for r, c in cells[:i]) for i in range(len(cells))]
+    uv, level, copies = [], [], []
     for i, (rows, columns) in enumerate(cells):
-        centers = (pixel_grid(rows, columns, STRIDE).flatten(0, 1) + 0.5) * scales[i] - 0.5
-        uv.append(centers)
+        scale = torch.tensor([width / sizes[i][1], height / sizes[i][0]])
+        uv.append((pixel_grid(rows, columns, STRIDE).flatten(0, 1) + 0.5) * scale - 0.5)
         level.append(torch.full((rows * columns,), i))
-        there = []
-        for j, (other_rows, other_columns) in enumerate(cells):
-            u, v = ((centers + 0.5) / scales[j] / STRIDE).floor().long().unbind(-1)
-            there.append(starts[j] + v.clamp(max=other_rows - 1) * other_columns + u.clamp(max=other_columns - 1))
-        twins.append(torch.stack(there, -1))
         own = torch.arange(rows * columns, dtype=torch.float32).view(1, 1, rows, columns)
         enlarged = F.interpolate(own, size=cells[0], mode="nearest").long().flatten()
         copies.append(torch.bincount(enlarged, minlength=rows * columns))
@@ -99,7 +90,6 @@ def pyramid_grid(height: int, width: int, config: LedFcnConfig) -> PyramidGrid:
         cell_px=STRIDE * torch.exp(-log_zoom),
         level=level_of,
         log_zoom=log_zoom,
-        twins=torch.cat(twins),
         num_copies=torch.cat(copies),
     )
 

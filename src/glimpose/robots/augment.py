@@ -38,65 +38,88 @@ class AugmentConfig:
     shift: float = 0.1
     """Of the image's sides."""
     zoom: Range = (0.8, 1.25)
+    view_zoom: float = 1.6
+    """Second views of a frame, from which ranges are learned, are at most so much larger or smaller."""
     blackout_prob: float = 0.1
     """A dark patch at the lower edge, as the camera robot's own gun makes."""
     sensor_prob: float = 0.8
     sensor: SensorConfig = field(default_factory=_mild)
 
 
-def augment(
-    image: np.ndarray, labels: Labels, mirrored: Sequence[int], config: AugmentConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, Labels]:
-    """Change a frame at random; ``mirrored`` gives for each LED the one that takes its place in a mirror."""
-    is_flipped = rng.random() < config.flip_prob
-    angle_rad = math.radians(rng.uniform(-config.rotation_deg, config.rotation_deg))
-    zoom = math.exp(rng.uniform(*np.log(config.zoom)))
-    shift = rng.uniform(-config.shift, config.shift, 2)
-    image, labels = move(image, labels, mirrored, is_flipped, angle_rad, zoom, shift)
-    if rng.random() < config.blackout_prob:
-        image = _black_out(image, rng)
-    if rng.random() < config.sensor_prob:
-        image = simulate_sensor(image.astype(np.float32) / 255, rng, config.sensor, native_scale=1.0)
-    return image, labels
+@dataclass(frozen=True)
+class Motion:
+    """How a picture is mirrored, turned, enlarged about its middle, and shifted by a share of its sides."""
+
+    is_flipped: bool = False
+    angle_rad: float = 0.0
+    zoom: float = 1.0
+    shift: tuple[float, float] = (0.0, 0.0)
+
+    def matrix(self, height: int, width: int, scale: float) -> np.ndarray:
+        """Return out_A_img for an image of that size, which is resized by a factor besides."""
+        out_height, out_width = round(height * scale), round(width * scale)
+        a, b = self.zoom * math.cos(self.angle_rad), self.zoom * math.sin(self.angle_rad)
+        mirror = -1 if self.is_flipped else 1
+        linear = np.array([[a, -b], [b, a]]) @ np.diag([mirror * out_width / width, out_height / height])
+        middle, out_middle = np.array([width - 1, height - 1]) / 2, np.array([out_width - 1, out_height - 1]) / 2
+        out_A_img = np.eye(3)
+        out_A_img[:2, :2] = linear
+        out_A_img[:2, 2] = out_middle + np.array(self.shift) * (out_width, out_height) - linear @ middle
+        return out_A_img
+
+
+def draw_motion(config: AugmentConfig, rng: np.random.Generator) -> Motion:
+    """Draw how a frame is moved."""
+    return Motion(
+        is_flipped=bool(rng.random() < config.flip_prob),
+        angle_rad=math.radians(rng.uniform(-config.rotation_deg, config.rotation_deg)),
+        zoom=math.exp(rng.uniform(*np.log(config.zoom))),
+        shift=(rng.uniform(-config.shift, config.shift), rng.uniform(-config.shift, config.shift)),
+    )
+
+
+def zoomed(motion: Motion, config: AugmentConfig, rng: np.random.Generator) -> Motion:
+    """Draw a second view of a frame: enlarged or reduced further, and shifted otherwise."""
+    factor = math.exp(rng.choice([-1, 1]) * rng.uniform(0.5, 1) * math.log(config.view_zoom))
+    return replace(draw_motion(config, rng), is_flipped=motion.is_flipped, zoom=motion.zoom * factor)
 
 
 def move(
-    image: np.ndarray,
-    labels: Labels,
-    mirrored: Sequence[int],
-    is_flipped: bool,
-    angle_rad: float,
-    zoom: float,
-    shift: np.ndarray,
+    image: np.ndarray, labels: Labels, mirrored: Sequence[int], motion: Motion, scale: float
 ) -> tuple[np.ndarray, Labels]:
-    """Mirror a picture, turn and enlarge it about its middle, and shift it by a share of its sides.
+    """Move and resize a frame in one go, with its labels.
 
     In a mirror left LEDs are right ones, and a robot seen from its left is one seen from its right. Turning and
-    shifting show no other side of a robot; enlarging brings it nearer.
+    shifting show no other side of a robot; enlarging brings it nearer. Pictures are as sharp at any zoom as the
+    photograph allows: a network could read the zoom off the blur.
     """
     height, width = image.shape[:2]
-    middle = np.array([width - 1, height - 1]) / 2
-    a, b = zoom * math.cos(angle_rad), zoom * math.sin(angle_rad)
-    linear = np.array([[a, -b], [b, a]]) @ np.diag([-1.0 if is_flipped else 1.0, 1.0])
-    offset = middle + shift * (width, height) - linear @ middle
-    moved = cv2.warpAffine(
-        image,
-        np.column_stack([linear, offset]),
-        (width, height),
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    uv_px = labels.uv_px @ linear.T + offset
-    is_inside = ((uv_px > 0) & (uv_px < (width, height))).all(1)
+    out_A_img = motion.matrix(height, width, scale)
+    size = round(width * scale), round(height * scale)
+    zoom = math.sqrt(abs(np.linalg.det(out_A_img[:2, :2])))
+    if zoom < 0.75:
+        image = cv2.GaussianBlur(image, (0, 0), 0.4 * (1 / zoom - 0.5))
+    moved = cv2.warpAffine(image, out_A_img[:2], size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    uv_px = labels.uv_px @ out_A_img[:2, :2].T + out_A_img[:2, 2]
+    is_inside = ((uv_px > 0) & (uv_px < size)).all(1)
     out = replace(
         labels,
         uv_px=uv_px,
         log_range=labels.log_range - math.log(zoom),
         is_visible=np.where(labels.is_visible == 1, is_inside, labels.is_visible),
     )
-    if is_flipped:
+    if motion.is_flipped:
         out = replace(out, led_on=out.led_on[:, list(mirrored)], bearing_rad=-out.bearing_rad)
     return moved, out
+
+
+def recolor(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
+    """Change light and camera at random, and hide a little."""
+    if rng.random() < config.blackout_prob:
+        image = _black_out(image, rng)
+    if rng.random() < config.sensor_prob:
+        image = simulate_sensor(image.astype(np.float32) / 255, rng, config.sensor, native_scale=1.0)
+    return image
 
 
 def _black_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -16,6 +16,9 @@ from torch.nn import functional as F
 from glimpose.nets.led_fcn import LedFcn, LedFcnConfig, bin_bearings_rad, visibility_logits
 from glimpose.robots.leds import LedRobot
 
+COMPARED_CELLS = 32
+"""So many of the likeliest cells have their ranges compared between views."""
+
 Maps = Mapping[str, Tensor]
 
 
@@ -93,21 +96,29 @@ def weighted_bce(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
     return ((weight[:, None] * bce).sum((-2, -1)) * is_there).sum(1)
 
 
-def zoom_error(maps: Maps) -> Tensor:
-    """How far the range disagrees between neighbouring levels where the robot is believed to be: b.
+def zoom_error(maps: Maps, view_A: Tensor) -> Tensor:
+    """How far ranges disagree between two views of a frame where the robot is believed to be: b, 0 without two views.
 
-    Levels are zooms of known factors, so a network that knows size up to a factor gives the same range on each. The
-    mean square is in units of the factor's logarithm: 1 if the range takes no notice of the zoom. Where the robot is,
-    is taken as given.
+    The last m images are second views of the first m, enlarged and moved by ``view_A``, m×3×3. What is seen ζ times as
+    large has a range that is smaller by log ζ; a network that makes it so knows size up to a factor. Both views are
+    compared on the same level: between levels it could tell which is which by their noise and borders instead. Where
+    the robot is, is taken as given. In units of (log ζ)²: 1 if the range takes no notice of the zoom.
     """
-    log_range, level, twins = maps["log_range"], maps["level"], maps["twins"]
-    prob = maps["position"].detach().softmax(-1)
-    num_levels = twins.shape[1]
-    step = (-maps["log_zoom"].amin() / max(num_levels - 1, 1)).clamp(min=1e-6)
-    is_next = (torch.arange(num_levels, device=level.device) - level[:, None]).abs() == 1
-    difference = (log_range[:, twins] - log_range[..., None]) / step
-    per_cell = torch.where(is_next, difference.square(), 0).sum(-1) / is_next.sum(-1).clamp(min=1)
-    return (prob * per_cell).sum(-1)
+    num_views, position, log_range = len(view_A), maps["position"], maps["log_range"]
+    error = torch.zeros_like(position[:, 0])
+    if num_views == 0:
+        return error
+    likeliest = position[:num_views].detach().topk(min(COMPARED_CELLS, position.shape[1])).indices
+    uv = maps["uv"][:num_views].gather(1, likeliest[..., None].expand(-1, -1, 2))
+    uv_there = uv @ view_A[:, :2, :2].mT + view_A[:, None, :2, 2]
+    log_zoom = torch.linalg.det(view_A[:, :2, :2]).abs().log()[:, None] / 2
+    is_same_level = maps["level"][likeliest][..., None] == maps["level"]
+    distance_px = torch.cdist(uv_there, maps["uv"][-num_views:]).masked_fill(~is_same_level, torch.inf)
+    nearest_px, nearest = distance_px.min(-1)
+    prob = position.detach().softmax(-1)[:num_views].gather(1, likeliest) * (nearest_px < maps["cell_px"][likeliest])
+    here, there = log_range[:num_views].gather(1, likeliest), log_range[-num_views:].gather(1, nearest)
+    disagreement = (prob * (there - here + log_zoom).square()).sum(-1) / prob.sum(-1).clamp(min=1e-6)
+    return error.index_copy(0, torch.arange(num_views, device=error.device), disagreement / log_zoom[:, 0].square())
 
 
 def led_fcn(network: LedFcnConfig, robot: LedRobot, **heads: int) -> LedFcn:
@@ -122,7 +133,7 @@ class LatentPose:
     kind: Literal["latent_pose"] = "latent_pose"
     num_bins: int = 16
     """Directions from which a robot is told apart to be seen."""
-    zoom_weight: float = 0.3
+    zoom_weight: float = 1.0
     scale_m: ClassVar[float | None] = None
     has_presence: ClassVar[bool] = True
 
@@ -133,7 +144,7 @@ class LatentPose:
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the likelihood and the zoom error."""
         led = latent_pose(maps, batch["led_on"], batch["is_there"])
-        return {"led": led, "zoom": self.zoom_weight * zoom_error(maps)}
+        return {"led": led, "zoom": self.zoom_weight * zoom_error(maps, batch["view_A"])}
 
 
 @dataclass(frozen=True)
@@ -154,5 +165,5 @@ class WeightedBce:
         """Give the loss and, where a range is learned, the zoom error."""
         terms = {"led": weighted_bce(maps, batch["led_on"], batch["is_there"])}
         if self.zoom_weight:
-            terms["zoom"] = self.zoom_weight * zoom_error(maps)
+            terms["zoom"] = self.zoom_weight * zoom_error(maps, batch["view_A"])
         return terms

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from glimpose.config import to_dict
 from glimpose.data.led_h5 import Recording
 from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
-from glimpose.robots.augment import AugmentConfig, augment
+from glimpose.robots.augment import AugmentConfig, Motion, draw_motion, move, recolor, zoomed
 from glimpose.robots.estimator import DecodeConfig, RobotModel, find_robots, focal_px, image_maps
 from glimpose.robots.labels import labels_of, resize
 
@@ -26,12 +26,16 @@ class BatchConfig:
     """How much goes into one step, and what is held out."""
 
     frames: int = 32
+    views: int = 8
+    """So many of them are seen a second time, larger or smaller, for the range to be learned from."""
     validation_share: float = 0.1
     """Of the recording's frames: the last ones, for their neighbours in time look like them."""
     validation_frames: int = 256
     """At most so many of those are looked at."""
 
     def __post_init__(self) -> None:
+        if self.frames % 2 or not 0 <= self.views <= self.frames:
+            raise ValueError(f"got {self.frames} frames and {self.views} views, expected even frames and fewer views")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share: got {self.validation_share}, expected 0 to 1, exclusive")
 
@@ -52,7 +56,7 @@ class LedBatches(Dataset[Batch]):
         frames: Sequence[int],
         model: RobotModel,
         augmentation: AugmentConfig,
-        batch_size: int,
+        config: BatchConfig,
         seed: int,
     ) -> None:
         if recording.led_names != model.robot.led_names:
@@ -60,11 +64,9 @@ class LedBatches(Dataset[Batch]):
                 f"{recording.path}: LEDs {', '.join(recording.led_names)}, but {model.robot.name} has "
                 f"{', '.join(model.robot.led_names)}; name the LEDs in the robot's file as the recording does"
             )
-        if batch_size % 2:
-            raise ValueError(f"batch.frames: got {batch_size}, expected an even number")
-        if len(frames) < batch_size:
+        if len(frames) < config.frames:
             raise ValueError(
-                f"{recording.path}: {len(frames)} frames to train on, fewer than batch.frames={batch_size}"
+                f"{recording.path}: {len(frames)} frames to train on, fewer than batch.frames={config.frames}"
             )
         self.recording = recording
         self.frames = np.array(frames)
@@ -72,24 +74,37 @@ class LedBatches(Dataset[Batch]):
         self.focal_px = float(recording.width) if recording.camera is None else focal_px(recording.camera)
         self.mirrored = model.robot.mirrored if augmentation.flip_prob else ()
         self.augmentation = augmentation
-        self.batch_size = batch_size
+        self.config = config
         self.seed = seed
         self.states = [recording.led_states(i) for i in self.frames]
         self.max_targets = max(map(len, self.states))
 
     def __getitem__(self, index: int) -> Batch:
-        """Draw batch ``index``."""
-        num_couples, num_frames = self.batch_size // 2, len(self.frames)
+        """Draw batch ``index``: couples, and after them second views of some of their frames."""
+        num_couples, num_frames = self.config.frames // 2, len(self.frames)
         orders: dict[int, np.ndarray] = {}
-        frames, rngs = [], []
+        frames, motions, seeds = [], [], []
         for couple in range(index * num_couples, (index + 1) * num_couples):
             epoch, place = divmod(couple, num_frames)
             if epoch not in orders:
                 orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(num_frames)
             first = int(orders[epoch][place])
-            frames += [self.frames[first], self.frames[self._opposite(first)]]
-            rngs += [np.random.default_rng([self.seed, index, couple]) for _ in range(2)]
-        return self.collate(frames, rngs)
+            frames += [int(self.frames[first]), int(self.frames[self._opposite(first)])]
+            motions += 2 * [draw_motion(self.augmentation, np.random.default_rng([self.seed, index, couple]))]
+            seeds += 2 * [[self.seed, index, couple, 1]]
+        view_of = range(self.config.views)
+        for i in view_of:
+            rng = np.random.default_rng([self.seed, index, i, 2])
+            frames.append(frames[i])
+            motions.append(zoomed(motions[i], self.augmentation, rng))
+            seeds.append([self.seed, index, i, 3])
+        batch = self.collate(frames, motions, [np.random.default_rng(seed) for seed in seeds])
+        size = self.recording.height, self.recording.width, self.scale
+        matrices = [motion.matrix(*size) for motion in motions]
+        seconds = matrices[self.config.frames :]
+        view_A = [second @ np.linalg.inv(matrices[i]) for i, second in zip(view_of, seconds, strict=True)]
+        batch["view_A"] = torch.tensor(np.array(view_A), dtype=torch.float32).reshape(-1, 3, 3)
+        return batch
 
     def _opposite(self, first: int) -> int:
         """Find the neighbour in time that differs in most LEDs, the nearest of those."""
@@ -101,15 +116,22 @@ class LedBatches(Dataset[Batch]):
 
         return min(others, key=lambda i: (num_same(i), abs(i - first)))
 
-    def collate(self, frames: Sequence[int], rngs: Sequence[np.random.Generator | None]) -> Batch:
-        """Read frames, augment those that have a generator, and stack them; T is that of the recording."""
+    def collate(
+        self,
+        frames: Sequence[int],
+        motions: Sequence[Motion] | None = None,
+        rngs: Sequence[np.random.Generator] | None = None,
+    ) -> Batch:
+        """Read frames, augment them if told how, and stack them; T is that of the recording."""
         images, columns = [], []
-        for i, rng in zip(frames, rngs, strict=True):
+        for k, i in enumerate(frames):
             frame = self.recording[i]
             labels = labels_of(frame.robots, len(self.recording.led_names), self.focal_px)
-            image, labels = resize(frame.image, labels, self.scale)
-            if rng is not None:
-                image, labels = augment(image, labels, self.mirrored, self.augmentation, rng)
+            if motions is None or rngs is None:
+                image, labels = resize(frame.image, labels, self.scale)
+            else:
+                image, labels = move(frame.image, labels, self.mirrored, motions[k], self.scale)
+                image = recolor(image, self.augmentation, rngs[k])
             images.append(image)
             columns.append((labels.led_on, labels.uv_px, labels.log_range, labels.bearing_rad, labels.is_visible))
         names = ("led_on", "uv", "log_range", "bearing_rad", "is_visible")
@@ -122,6 +144,7 @@ class LedBatches(Dataset[Batch]):
             "image": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2),  # in memory: channels last
             "is_there": torch.tensor(is_there, dtype=torch.float32),
             "frame": torch.tensor(frames),
+            "view_A": torch.zeros(0, 3, 3),
             **batch,
         }
 
@@ -150,8 +173,10 @@ class RobotsTask:
             self.model = model.build()
         num_held_out = 0 if validation else max(1, round(batch.validation_share * len(recording)))
         frames = range(len(recording) - num_held_out)
-        self.batches = LedBatches(recording, frames, model, augmentation, batch.frames, seed)
-        self.held_out = LedBatches(validation or recording, range(2), model, augmentation, 2, seed)
+        self.batches = LedBatches(recording, frames, model, augmentation, batch, seed)
+        self.held_out = LedBatches(
+            validation or recording, range(len(validation or recording)), model, augmentation, batch, seed
+        )
         rows = range(len(validation)) if validation else range(len(frames), len(recording))
         self.held_out_frames = [rows[i] for i in range(0, len(rows), -(-len(rows) // batch.validation_frames))]
         self.num_workers = num_workers
@@ -186,7 +211,7 @@ class RobotsTask:
         """
         if self._validation is None:
             chunks = [self.held_out_frames[i : i + 32] for i in range(0, len(self.held_out_frames), 32)]
-            self._validation = [self.held_out.collate(chunk, [None] * len(chunk)) for chunk in chunks]
+            self._validation = [self.held_out.collate(chunk) for chunk in chunks]
         device = next(model.parameters()).device
         sums: dict[str, float] = {}
         pixels, bearings = [], []
