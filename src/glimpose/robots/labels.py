@@ -61,9 +61,13 @@ def input_image(image: np.ndarray, scale: float) -> np.ndarray:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
+def scaled(labels: Labels, factor_u: float, factor_v: float) -> Labels:
+    """Move labels along with a picture that is resized by a factor for each axis."""
+    uv_px = (labels.uv_px + 0.5) * (factor_u, factor_v) - 0.5
+    return replace(labels, uv_px=uv_px, log_range=labels.log_range - 0.5 * math.log(factor_u * factor_v))
+
+
 def resize(image: np.ndarray, labels: Labels, scale: float) -> tuple[np.ndarray, Labels]:
     """Resize a frame."""
     small = input_image(image, scale)
-    factors = np.array(small.shape[1::-1]) / image.shape[1::-1]
-    uv_px = (labels.uv_px + 0.5) * factors - 0.5
-    return small, replace(labels, uv_px=uv_px, log_range=labels.log_range - float(np.log(factors).mean()))
+    return small, scaled(labels, small.shape[1] / image.shape[1], small.shape[0] / image.shape[0])

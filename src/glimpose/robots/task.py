@@ -1,6 +1,6 @@
 """Training on a recording: batches of frames, losses, and what is measured on frames held out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -14,7 +14,7 @@ from glimpose.data.led_h5 import Recording
 from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
 from glimpose.robots.augment import AugmentConfig, Motion, draw_motion, move, recolor, zoomed
 from glimpose.robots.estimator import DecodeConfig, RobotModel, find_robots, focal_px, image_maps
-from glimpose.robots.labels import labels_of, resize
+from glimpose.robots.labels import Labels, labels_of, resize, scaled
 
 Batch = dict[str, Tensor]
 NEIGHBOURS = 12
@@ -105,6 +105,14 @@ class LedBatches(Dataset[Batch]):
         view_A = [second @ np.linalg.inv(matrices[i]) for i, second in zip(view_of, seconds, strict=True)]
         batch["view_A"] = torch.tensor(np.array(view_A), dtype=torch.float32).reshape(-1, 3, 3)
         return batch
+
+    def labels(self) -> Iterator[Labels]:
+        """Give the labels of all frames to train on, in the network's input, without reading a picture."""
+        size = np.array([self.recording.width, self.recording.height])
+        factor_u, factor_v = np.round(size * self.scale) / size
+        for i in self.frames:
+            robots = self.recording.robots(int(i))
+            yield scaled(labels_of(robots, len(self.recording.led_names), self.focal_px), factor_u, factor_v)
 
     def _opposite(self, first: int) -> int:
         """Find the neighbour in time that differs in most LEDs, the nearest of those."""

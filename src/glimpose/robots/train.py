@@ -9,7 +9,7 @@ from glimpose.config import load
 from glimpose.data.led_h5 import open_recording
 from glimpose.nets.led_fcn import LedFcnConfig
 from glimpose.robots.augment import AugmentConfig
-from glimpose.robots.baselines import AnyPretext
+from glimpose.robots.baselines import AnyPretext, MeanPredictor
 from glimpose.robots.estimator import RobotModel
 from glimpose.robots.leds import LedRobot, load_leds
 from glimpose.robots.pretexts import LatentPose
@@ -59,7 +59,7 @@ def build_task(config: RobotsConfig, robot: LedRobot) -> RobotsTask:
         for path in (data.recording, data.validation)
     )
     assert recording is not None
-    return RobotsTask(
+    task = RobotsTask(
         RobotModel(robot, config.network, config.pretext),
         recording,
         validation,
@@ -68,6 +68,11 @@ def build_task(config: RobotsConfig, robot: LedRobot) -> RobotsTask:
         config.training.seed,
         config.training.num_workers,
     )
+    if isinstance(config.pretext, MeanPredictor):
+        scale = config.network.input_scale
+        height, width = round(recording.height * scale), round(recording.width * scale)
+        config.pretext.set_means(task.model, task.batches.labels(), height, width)
+    return task
 
 
 def train(config: RobotsConfig, robot: LedRobot, run_dir: Path, resume: bool = False) -> Path:

@@ -189,14 +189,21 @@ class _State:
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-        decayed = [(name, parameter) for name, parameter in named if parameter.ndim >= 2]
-        spared = [(name, parameter) for name, parameter in named if parameter.ndim < 2]
-        self.names = [name for name, _ in decayed + spared]  # in the optimizer's order
+        groups: dict[tuple[bool, float], dict[str, nn.Parameter]] = defaultdict(dict)
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                # A module may slow some of its parameters down, such as those of an encoder learned before.
+                factor = getattr(parameter, "learning_rate_factor", 1.0)
+                groups[parameter.ndim >= 2, factor][name] = parameter
+        self.names = [name for members in groups.values() for name in members]  # in the optimizer's order
         self.optimizer = torch.optim.AdamW(
             [
-                {"params": [parameter for _, parameter in decayed], "weight_decay": config.weight_decay},
-                {"params": [parameter for _, parameter in spared], "weight_decay": 0.0},
+                {
+                    "params": list(members.values()),
+                    "weight_decay": config.weight_decay if is_decayed else 0.0,
+                    "factor": factor,
+                }
+                for (is_decayed, factor), members in groups.items()
             ],
             lr=config.learning_rate,
             fused=True,
@@ -283,7 +290,7 @@ class _Trainer:
         """Take one step on this batch and give its losses and the gradient's norm."""
         step = self.state.step
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.config, step)
+            group["lr"] = group["factor"] * learning_rate(self.config, step)
         # Dropout and the like draw from the global generator; seeded per step, a resumed run draws the same.
         seed = np.random.SeedSequence((self.config.seed, step, self.fabric.global_rank))
         torch.manual_seed(int(seed.generate_state(1)[0]))
