@@ -61,12 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log details, and show tracebacks of errors")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    demo = verbs.add_parser("demo", help="the whole way on made-up parts, in minutes", description=run_demo.__doc__)
+    demo = verbs.add_parser("demo", help="the whole way on made-up data, in minutes", description=run_demo.__doc__)
+    demo.add_argument("track", nargs="?", choices=("objects", "robots"), default="objects")
     demo.add_argument(
         "--out", type=Path, default=Path("glimpose-demo"), help="folder of the page (default: %(default)s)"
     )
     demo.add_argument("--minutes", type=float, default=4.0, help="of training on two cores (default: %(default)s)")
     demo.add_argument("--seed", type=int, default=0)
+    demo.add_argument("--robot", type=Path, default=ROBOMASTER, help="robots: its LEDs (default: %(default)s)")
     demo.set_defaults(run=run_demo)
 
     synth = verbs.add_parser("synth", help="write a synthesised BOP dataset", description=run_synth.__doc__)
@@ -146,7 +148,12 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_demo(args: argparse.Namespace) -> None:
-    """Make CAD models, train on them for a few minutes, predict on fresh scenes, and write a page about it."""
+    """Make up CAD models, or record simulated robots; train for a few minutes, predict, and write a page about it."""
+    if args.track == "robots":
+        from glimpose.robots.demo import run_demo as robots_demo
+
+        print(robots_demo(args.out, args.robot, minutes=args.minutes, seed=args.seed).page)
+        return
     from glimpose.objects.demo import run_demo as demo
 
     print(demo(args.out, minutes=args.minutes, seed=args.seed).page)

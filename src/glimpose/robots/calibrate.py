@@ -19,11 +19,13 @@ MIN_PRESENCE = 0.5
 """Less sure sightings are no ground to calibrate on."""
 
 
-def calibrate(checkpoint: Path, images: Sequence[Path], distance_m: float, camera: Path) -> float:
+def calibrate(
+    checkpoint: Path, images: Sequence[Path], distance_m: float, camera: Path, min_presence: float = MIN_PRESENCE
+) -> float:
     """Store in the checkpoint the scale at which the robot in the images is that far away; returns it.
 
     The distance is from base to base in the ground plane. Of several images the median counts. Everything else in the
-    file stays as it is. ValueError if no robot is found in an image.
+    file stays as it is. ValueError if an image shows no robot with at least that presence.
     """
     if not distance_m > 0:
         raise ValueError(f"distance: got {distance_m:g}, expected metres above 0")
@@ -36,9 +38,9 @@ def calibrate(checkpoint: Path, images: Sequence[Path], distance_m: float, camer
         if (width, height) != (view.width, view.height):
             raise ValueError(f"{path}: is {width}×{height} pixels, but its camera takes {view.width}×{view.height}")
         seen = estimator.sight(image)[0]
-        if seen.presence < MIN_PRESENCE:
+        if seen.presence < min_presence:
             raise ValueError(
-                f"{path}: no robot found (presence {seen.presence:.2f}, expected at least {MIN_PRESENCE}); "
+                f"{path}: no robot found (presence {seen.presence:.2f}, expected at least {min_presence}); "
                 "give an image that shows one"
             )
         scales.append(scale_m(seen, distance_m, width, height, view, estimator.model.network.input_scale))
