@@ -1,5 +1,7 @@
 import json
 import math
+import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,13 @@ from torch import nn
 
 from glimpose.cli import main
 from glimpose.config import load
+from glimpose.data.bop import read_camera
 from glimpose.data.led_h5 import open_recording
 from glimpose.data.robot_poses import read_robot_poses
 from glimpose.nets.led_fcn import LedFcnConfig, pyramid_grid
 from glimpose.nets.regressors import Autoencoder, FrozenEncoderHead, as_maps, load_clip
+from glimpose.objects.predict import find_photographs
+from glimpose.objects.train import ObjectsConfig, load_objects
 from glimpose.robots.baselines import (
     AutoencoderPretext,
     ClipHead,
@@ -32,6 +37,7 @@ from glimpose.training.checkpoint import load_checkpoint
 from glimpose.training.loop import TrainingConfig, _State
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "robots"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = LedFcnConfig(num_scales=2, channels=(8, 8, 8, 8, 8, 8, 8))
 GRID = pyramid_grid(48, 64, SMALL)
 
@@ -234,3 +240,16 @@ def test_the_mean_predictor_says_the_means_of_what_was_seen(room, tmp_path):
     assert main([*argv, "--out", str(tmp_path / "scores")]) == 0
     summary = json.loads((tmp_path / "scores" / "summary.json").read_text())
     assert summary["presence_auc"] == pytest.approx(0.5)
+
+
+def test_a_robot_becomes_an_object_of_the_other_track(room, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        sys, "argv", ["example", str(room.recording), str(CONFIGS / "robomaster.toml"), str(tmp_path / "out")]
+    )
+    runpy.run_path(str(EXAMPLES / "03_a_robot_as_an_object.py"), run_name="__main__")
+    assert "120 photographs" in capsys.readouterr().out
+    config = load(ObjectsConfig, CONFIGS / "cad-supervised.toml", [f"data.models={tmp_path / 'out' / 'models'}"])
+    (model,), _ = load_objects(config.data, config.network.num_keypoints)
+    assert 0.3 < model.diameter_m < 0.6  # about 0.32 m long, with a gun
+    assert read_camera(tmp_path / "out" / "camera.json").width == 160
+    assert len(find_photographs([tmp_path / "out" / "test"])) == 120

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from glimpose.data.bop import ResultRow, write_results_csv
 from glimpose.data.led_h5 import open_recording
 from glimpose.data.robot_poses import NUMBERS, RobotPose, read_robot_camera, read_robot_poses, write_robot_poses
 from glimpose.robots.evaluate import evaluate
@@ -164,3 +165,27 @@ def test_cameras_come_from_json_or_from_recordings(room, tmp_path):
     (tmp_path / "camera.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="distortion"):
         read_robot_camera(tmp_path / "camera.json")
+
+
+def test_poses_of_the_robots_mesh_are_scored_alike(room, tmp_path):
+    recording = open_recording(room.recording, allow_constant_leds=True)
+    rows = []
+    for i in range(len(recording)):
+        (state,) = recording.robots(i)
+        if state.is_visible:
+            x, y, theta = state.base_T_target
+            cos, sin = math.cos(theta), math.sin(theta)
+            base_T_obj = np.array([[cos, -sin, 0, x], [sin, cos, 0, y], [0, 0, 1, 0], [0, 0, 0, 1]])
+            rows.append(ResultRow(0, i, 1, 0.8, np.linalg.inv(room.camera.base_T_cam) @ base_T_obj, 0.1))
+    write_results_csv(tmp_path / "bop.csv", rows)
+    summary = evaluate(tmp_path / "bop.csv", room.recording, room.robot_file, tmp_path / "scores")
+    assert summary["E_uv_px"] < 1e-3
+    assert summary["E_psi_deg"] < 1e-3
+    assert summary["E_d_percent"] < 1e-3
+    assert summary["E_xyz_m"] < 1e-5
+    assert summary["presence_auc"] == 1
+    assert summary["led_auc"] is None
+    write_results_csv(tmp_path / "bop.csv", rows[: len(rows) // 4])
+    summary = evaluate(tmp_path / "bop.csv", room.recording, room.robot_file, tmp_path / "scores")
+    assert summary["num_missed"] == len(rows) - len(rows) // 4
+    assert summary["E_uv_px"] is None  # most are missed: the median is infinite

@@ -3,12 +3,14 @@
 import csv
 import io
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from glimpose.data.bop import RESULT_FIELDS, ResultRow, read_results_csv
 from glimpose.data.fields import mapping, number, numbers
 from glimpose.data.files import read_json, write_text
 from glimpose.data.led_h5 import RobotCamera, open_recording
@@ -71,6 +73,43 @@ def read_robot_poses(path: Path) -> list[RobotPose]:
         if missing:
             raise ValueError(f"{path}: no column {', '.join(missing)}; expected a file that glimpose predict wrote")
         return [_read_row(row, f"{path}, line {line}") for line, row in enumerate(reader, start=2)]
+
+
+def robot_poses_from_bop(path: Path, camera: RobotCamera, gimbal_m: Sequence[float]) -> list[RobotPose]:
+    """Read what a method for objects found, in BOP's format: poses of the robot's mesh in its base frame.
+
+    The image's id is the frame's number. LED states and spreads are NaN.
+    """
+    by_frame: dict[int, list[ResultRow]] = defaultdict(list)
+    for row in sorted(read_results_csv(path), key=lambda row: -row.score):
+        by_frame[row.im_id].append(row)
+    poses = []
+    for im_id, rows in sorted(by_frame.items()):
+        for index, row in enumerate(rows):
+            joint = row.cam_T_obj[:3] @ [*gimbal_m, 1]
+            u, v, w = camera.K @ joint
+            base_T_obj = camera.base_T_cam @ row.cam_T_obj
+            x, y = base_T_obj[:2, 3]
+            theta_deg = math.degrees(math.atan2(base_T_obj[1, 0], base_T_obj[0, 0]))
+            values = dict.fromkeys(NUMBERS, math.nan) | {
+                "u_px": u / w,
+                "v_px": v / w,
+                "distance_m": math.hypot(x, y),
+                "bearing_deg": math.degrees(math.atan2(-y, -x)) - theta_deg,
+                "x_m": x,
+                "y_m": y,
+                "theta_deg": theta_deg,
+                **dict(zip(("cam_x_m", "cam_y_m", "cam_z_m"), joint, strict=True)),
+                "presence": row.score,
+            }
+            poses.append(RobotPose(str(im_id), index, values, {}))
+    return poses
+
+
+def is_bop(path: Path) -> bool:
+    """Tell a file of objects' poses from one of robots', by its first line."""
+    with Path(path).open(encoding="utf-8", errors="replace") as file:
+        return file.readline().startswith(RESULT_FIELDS[0])
 
 
 def _read_row(row: Mapping[str, str], where: str) -> RobotPose:

@@ -16,7 +16,7 @@ import torch
 
 from glimpose.data.files import write_text
 from glimpose.data.led_h5 import Recording, RobotState, open_recording
-from glimpose.data.robot_poses import RobotPose, read_robot_poses
+from glimpose.data.robot_poses import RobotPose, is_bop, read_robot_poses, robot_poses_from_bop
 from glimpose.metrics.recall import match_greedily
 from glimpose.metrics.robot_errors import (
     bearing_error_rad,
@@ -60,10 +60,12 @@ def evaluate(poses_csv: Path, recording: Path, robot: Path, out: Path) -> dict[s
     errors, in which a robot without a prediction is infinitely wrong. gamma_1m_45deg is the share with a position
     within 1 m and a bearing within 45°; led_auc is over LEDs on the sides that face the camera, presence_auc over
     frames, by their surest robot. What can't be told is null: distances without a calibration, say.
+
+    Predictions are what `predict` wrote, or poses of the robot's mesh in BOP's format, which only hold what was found.
     """
-    poses = read_robot_poses(poses_csv)
     kind = load_leds(robot)
     truth = open_recording(recording, led_names=kind.led_names, allow_constant_leds=True)
+    poses, is_complete = _read(poses_csv, truth, kind)
     by_frame: dict[int, list[RobotPose]] = defaultdict(list)
     for pose in poses:
         if not pose.frame.isdecimal() or int(pose.frame) >= len(truth):
@@ -73,18 +75,18 @@ def evaluate(poses_csv: Path, recording: Path, robot: Path, out: Path) -> dict[s
             )
         by_frame[int(pose.frame)].append(pose)
     missing = len(truth) - len(by_frame)
-    if missing:
+    if missing and is_complete:
         raise ValueError(f"{poses_csv}: no predictions for {missing} of the {len(truth)} frames of {recording}")
 
     outcomes: list[Outcome] = []
     leds: list[tuple[float, bool]] = []
     presence: list[tuple[float, bool]] = []
-    for index, predicted in sorted(by_frame.items()):
+    for index in range(len(truth)):
         states = truth.robots(index)
         seen = [state for state in states if is_seen(state)]
-        rows = sorted(predicted, key=lambda row: row.robot_index)
+        rows = sorted(by_frame[index], key=lambda row: row.robot_index)
         if seen or not any(state.num_visible_px for state in states):  # a sliver of a robot is neither yes nor no
-            presence.append((rows[0].values["presence"], bool(seen)))
+            presence.append((rows[0].values["presence"] if rows else 0.0, bool(seen)))
         for state, match in zip(seen, _matched(seen, rows), strict=True):
             outcomes.append(_judge(index, state, match, len(seen), truth))
             leds += _led_scores(state, match, kind)
@@ -108,11 +110,20 @@ def evaluate(poses_csv: Path, recording: Path, robot: Path, out: Path) -> dict[s
     return summary
 
 
+def _read(poses_csv: Path, truth: Recording, kind: LedRobot) -> tuple[list[RobotPose], bool]:
+    """Read predictions, and tell whether there has to be one for every frame."""
+    if not poses_csv.is_file() or not is_bop(poses_csv):
+        return read_robot_poses(poses_csv), True
+    if truth.camera is None:
+        raise ValueError(f"{truth.path}: doesn't tell its camera, without which poses in BOP's format can't be placed")
+    return robot_poses_from_bop(poses_csv, truth.camera, kind.gimbal_m), False
+
+
 def _matched(seen: Sequence[RobotState], predicted: Sequence[RobotPose]) -> list[RobotPose | None]:
     """Give each robot its prediction."""
     kept = predicted[: len(seen)]
-    if not kept:
-        return []
+    if not seen or not kept:
+        return [None] * len(seen)
     gt = torch.tensor(np.array([state.uv_px for state in seen]))
     pred = torch.tensor([[row.values["u_px"], row.values["v_px"]] for row in kept], dtype=torch.float64)
     pairs = match_greedily(torch.cdist(pred, gt), torch.tensor(torch.inf, dtype=torch.float64))
