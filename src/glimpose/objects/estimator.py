@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 class EstimatorConfig:
     """How maps become poses."""
 
-    correspondences: Literal["keypoints", "coordinates"] = "keypoints"
+    correspondences: Literal["keypoints", "coordinates"] = "coordinates"
     """What the pose is solved from: voted keypoints, or every cell's object coordinate."""
-    looks: int = 1
-    """How often each object is gazed at; every look after the first is aimed by the pose before it."""
+    looks: int = 2
+    """How often each object is gazed at; every look after the first is aimed by the centre and depth voted before."""
     depth_std: float = 0.03
     """Of the voted distance, relative. It's voted for by all cells; the distance from PnP is the scale of a blurred
     field of points, which comes out too large, and is three times as far off (docs/lab-book.md)."""
@@ -73,11 +73,6 @@ class PoseEstimate:
     detection: Detection
     disagreement: float
     """Distance between the solved translation and the one from voted centre and depth, in diameters."""
-
-    def aim(self, K: np.ndarray) -> Detection:
-        """Where to look for this object again."""
-        u, v, z = K @ self.cam_T_obj[:3, 3]
-        return replace(self.detection, center_px=np.array([u, v]) / z, depth_m=float(z))
 
 
 class PoseEstimator:
@@ -121,12 +116,23 @@ class PoseEstimator:
     @torch.inference_mode()
     def estimate(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
         """Estimate the poses of objects already detected, best first; those without a pose are left out."""
-        poses = self.gaze(image, K, detections)
+        if not detections:
+            return []
         for _ in range(1, self.config.looks):
-            found = [pose for pose in poses if pose is not None]
-            again = self.gaze(image, K, [pose.aim(K) for pose in found])
-            poses = [after or before for before, after in zip(found, again, strict=True)]
-        return sorted((pose for pose in poses if pose is not None), key=lambda pose: -pose.score)
+            views, cameras = self.gaze(image, K, detections)
+            detections = [
+                replace(detection, center_px=(K @ t_m)[:2] / t_m[2], depth_m=float(t_m[2]))
+                for i, detection in enumerate(detections)
+                for t_m in [self._voted_translation(views, i, detection, cameras[i]).numpy()]
+            ]
+        views, cameras = self.gaze(image, K, detections)
+        poses = [self._solve(views, i, detection, cameras[i]) for i, detection in enumerate(detections)]
+        kept: list[PoseEstimate] = []
+        for pose in sorted((pose for pose in poses if pose is not None), key=lambda pose: -pose.score):
+            num_before = sum(other.model.obj_id == pose.model.obj_id for other in kept)
+            if self.config.instances_per_object is None or num_before < self.config.instances_per_object:
+                kept.append(pose)
+        return kept
 
     def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
         """Find objects in the whole photograph."""
@@ -155,22 +161,12 @@ class PoseEstimator:
                     score=float(centers.score[0, slot]),
                 )
             )
-        return self._select(detections)
+        return [detection for detection in detections if detection.score >= self.config.min_score]
 
-    def _select(self, detections: list[Detection]) -> list[Detection]:
-        """Keep what is sure enough, and no more per object than asked for."""
-        kept: list[Detection] = []
-        for detection in sorted(detections, key=lambda d: -d.score):
-            same = sum(other.object_index == detection.object_index for other in kept)
-            limit = self.config.instances_per_object
-            if detection.score >= self.config.min_score and (limit is None or same < limit):
-                kept.append(detection)
-        return kept
-
-    def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate | None]:
-        """Look at each detection close up and solve for its pose; None where there is none."""
-        if not detections:
-            return []
+    def gaze(
+        self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]
+    ) -> tuple["GazeViews", list[np.ndarray]]:
+        """Look at each of some detections close up; returns what was seen, and the crops' cameras."""
         crop_px = self.model.config.crop_px
         crops, cameras = [], []
         for detection in detections:
@@ -181,22 +177,24 @@ class PoseEstimator:
             cameras.append(out_A_img @ K)
         object_index = torch.tensor([d.object_index for d in detections], device=self.device)
         maps = self.model.gaze_maps(self._batch(crops), object_index)
-        views = decode_gaze(maps)
-        return [
-            self._solve(views, i, detection, K_crop)
-            for i, (detection, K_crop) in enumerate(zip(detections, cameras, strict=True))
-        ]
+        return decode_gaze(maps), cameras
+
+    def _voted_translation(self, views: "GazeViews", i: int, detection: Detection, K_crop: np.ndarray) -> Tensor:
+        """Where crop i's votes for centre and depth put the object, metres."""
+        diameter_m = self.objects[detection.object_index].diameter_m
+        reference_m = gaze_reference_depth_m(K_crop, diameter_m, self.model.config)
+        depth_m = reference_m * views.center_log_depth[i].exp()
+        return translation_from_center(views.center_px[i], depth_m, torch.from_numpy(K_crop))
 
     def _solve(self, views: "GazeViews", i: int, detection: Detection, K_crop: np.ndarray) -> PoseEstimate | None:
         """Solve one crop's pose, in the crop's camera, which is the photograph's with another K."""
         model = self.objects[detection.object_index]
         K = torch.from_numpy(K_crop)
-        depth_m = gaze_reference_depth_m(K_crop, model.diameter_m, self.model.config) * views.center_log_depth[i].exp()
-        voted_t = translation_from_center(views.center_px[i], depth_m, K)
+        voted_t = self._voted_translation(views, i, detection, K_crop)
         if self.config.correspondences == "keypoints":
             solved = solve_from_keypoints(views, i, model, K)
         else:
-            solved = solve_from_coordinates(views, i, model, K, float(depth_m))
+            solved = solve_from_coordinates(views, i, model, K, float(voted_t[2]))
         fused = None
         if solved.cam_T_obj is not None:
             assert solved.covariance is not None
@@ -213,7 +211,8 @@ class PoseEstimator:
         else:
             logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
             return None
-        score = detection.score * float(views.certainty[i]) * agreement
+        # Without the glance's score: what looks right close up is right more often than what the glance finds first.
+        score = float(views.certainty[i]) * agreement
         return PoseEstimate(model, cam_T_obj, score, detection, disagreement)
 
     def _voted_covariance(self, voted_t: Tensor, diameter_m: float) -> Tensor:
