@@ -183,9 +183,8 @@ def slow_weighted_bce(maps: dict[str, torch.Tensor], led_on: torch.Tensor) -> fl
     for level in range(CONFIG.num_scales):
         is_level = GRID.level == level
         rows = len(GRID.uv[is_level, 1].unique())
-        values = torch.cat(
-            [maps["position"][0, is_level, None], maps["bearing"][0, is_level], maps["led"][0, is_level]], -1
-        )
+        head = maps["position"][0] - GRID.num_copies.log()  # as it was before the network counted copies
+        values = torch.cat([head[is_level, None], maps["bearing"][0, is_level], maps["led"][0, is_level]], -1)
         image = values.view(rows, -1, values.shape[-1]).permute(2, 0, 1)[None]
         stacks.append(F.interpolate(image, size=finest, mode="nearest")[0].flatten(1).mT)
     cells = torch.cat(stacks)

@@ -217,11 +217,11 @@ class LedFcn(nn.Module):
                 levels = [F.max_pool2d(x, 2) for x in levels]
         stacked = torch.cat([self.head(x).flatten(2) for x in self.center(self.mix(levels))], -1).mT.float()
         maps = dict(zip(self.heads, stacked.split(list(self.heads.values()), dim=-1), strict=True))
-        maps["position"] = maps["position"][..., 0]
+        # A coarse cell stands for as many as it would be on the finest level: all levels start with equal shares.
+        maps["position"] = maps["position"][..., 0] + grid["num_copies"].log()
         # A level shows everything further away than it is.
         seen_range = maps["log_range"][..., 0] if "log_range" in maps else torch.zeros_like(maps["position"])
         maps["log_range"] = seen_range + grid["log_zoom"]
-        maps["position"] = maps["position"] + grid["num_copies"].log()
         leds = {"azimuth_rad": self.azimuth_rad, "visibility": self.arc + self.arc_change}
         uv = grid["uv"].expand(len(image), -1, -1)
         return {**grid, **maps, **leds, "uv": uv, "no_robot": self.no_robot}

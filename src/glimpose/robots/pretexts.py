@@ -85,9 +85,10 @@ def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
 def weighted_bce(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
     """The published loss (arXiv 2509.10405): cross-entropies weighted by position and by which LED faces the camera.
 
-    One softmax of positions runs over all levels, enlarged to the finest by repeating cells.
+    One softmax of positions runs over all levels, enlarged to the finest by repeating cells: the network's positions
+    are already those of all copies of a cell together.
     """
-    prob = (maps["position"] + maps["num_copies"].log()).softmax(-1)
+    prob = maps["position"].softmax(-1)
     cos, sin = maps["bearing"].unbind(-1)
     facing = 1 + torch.cos(torch.atan2(sin, cos)[..., None] - maps["azimuth_rad"])
     weight = prob[..., None] * facing / facing.sum(-1, keepdim=True)  # b×n×K
