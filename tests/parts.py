@@ -48,7 +48,7 @@ def parts() -> Parts:
 def maker(parts: Parts) -> SampleMaker:
     sampler = SceneSampler(parts.meshes, parts.synthesis)
     photographer = Photographer(make_renderer(), Backgrounds())
-    return SampleMaker(parts.objects, sampler, photographer, parts.network, CropJitter())
+    return SampleMaker(parts.objects, sampler, photographer, parts.network, CropJitter(decoy_probability=0))
 
 
 @pytest.fixture

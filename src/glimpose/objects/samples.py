@@ -36,6 +36,8 @@ class CropJitter:
     """Side of the glance's training windows: most of a whole photograph shows no object, and would teach little."""
     min_visible_fraction: float = 0.15
     """Objects that show less than this are not trained on."""
+    decoy_probability: float = 0.2
+    """Of crops that don't show the object asked for: the gaze has to tell what the glance got wrong."""
 
 
 @dataclass(frozen=True)
@@ -92,26 +94,50 @@ class SampleMaker:
 
     def gaze(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
         """Draw one object's crop with its targets; scenes are drawn until one shows an object well enough."""
+        draw = self._try_decoy if rng.random() < self.jitter.decoy_probability else self._try_gaze
         while True:
-            sample = self._try_gaze(rng, difficulty)
-            if sample is not None:
-                return sample
+            closeup = draw(rng, difficulty)
+            if closeup is not None:
+                return {
+                    "image": _channels_first(closeup.image),
+                    "object_index": np.array(closeup.object_index),
+                    **self._gaze_targets(closeup),
+                }
 
-    def _try_gaze(self, rng: np.random.Generator, difficulty: float) -> Sample | None:
-        def off_target(model: ObjectModel, cam_T_obj: np.ndarray) -> np.ndarray:
-            aimed = cam_T_obj.copy()
-            aimed[:3, 3] *= np.exp(rng.normal(0, self.jitter.log_scale))
-            aimed[:2, 3] += rng.normal(0, self.jitter.center, 2) * model.diameter_m * self.network.crop_pad
-            return aimed
+    def _try_gaze(self, rng: np.random.Generator, difficulty: float) -> "Closeup | None":
+        return self.closeup(rng, difficulty, lambda model, cam_T_obj: self._off_target(rng, model, cam_T_obj))
 
-        closeup = self.closeup(rng, difficulty, off_target)
-        if closeup is None:
+    def _try_decoy(self, rng: np.random.Generator, difficulty: float) -> "Closeup | None":
+        """Look for an object that was taken out of the scene, there or where something else is."""
+        scene = self.sampler.draw(rng, difficulty)
+        if not scene.instances:
             return None
-        return {
-            "image": _channels_first(closeup.image),
-            "object_index": np.array(closeup.object_index),
-            **self._gaze_targets(closeup),
-        }
+        place = scene.instances[int(rng.integers(len(scene.instances)))].cam_T_obj
+        object_index = int(rng.integers(len(self.objects)))
+        scene = scene.subset([i for i, index in enumerate(scene.object_index) if index != object_index])
+        model = self.objects[object_index]
+        aimed = self._off_target(rng, model, place)
+        K, scene, buffers, native_scale = self._frame(scene, model, aimed)
+        image, buffers = self.photographer.develop(scene, buffers, rng, native_scale)
+        nothing = np.zeros_like(buffers.mask, dtype=bool)
+        return Closeup(object_index, model, image, K, aimed, aimed, buffers, nothing, nothing)
+
+    def _off_target(self, rng: np.random.Generator, model: ObjectModel, cam_T_obj: np.ndarray) -> np.ndarray:
+        aimed = cam_T_obj.copy()
+        aimed[:3, 3] *= np.exp(rng.normal(0, self.jitter.log_scale))
+        aimed[:2, 3] += rng.normal(0, self.jitter.center, 2) * model.diameter_m * self.network.crop_pad
+        return aimed
+
+    def _frame(self, scene: Scene, model: ObjectModel, aimed: np.ndarray) -> tuple[np.ndarray, Scene, Buffers, float]:
+        """Draw the crop that shows an object at ``aimed`` at its nominal size.
+
+        Gives the crop's K, what of the scene is in it, the buffers, and the photograph's pixels per pixel of the crop.
+        """
+        crop_px, photograph_K = self.network.crop_px, self.sampler.config.K
+        center_px, side_px = frame_object(aimed, photograph_K, model.diameter_m, self.network.crop_pad)
+        K = crop_matrix(center_px, side_px, crop_px) @ photograph_K
+        scene = only_visible_in(scene, K, crop_px, crop_px)
+        return K, scene, self.photographer.renderer.render(scene.instances, K, crop_px, crop_px), side_px / crop_px
 
     def closeup(
         self, rng: np.random.Generator, difficulty: float, aim: Callable[[ObjectModel, np.ndarray], np.ndarray]
@@ -133,18 +159,14 @@ class SampleMaker:
         model = self.objects[object_index]
         cam_T_obj = scene.instances[target].cam_T_obj
         aimed = aim(model, cam_T_obj)
-        center_px, side_px = frame_object(aimed, synthesis.K, model.diameter_m, self.network.crop_pad)
-        K = crop_matrix(center_px, side_px, crop_px) @ synthesis.K
-
         # The target becomes instance 0, so its id in the masks is 1.
         order = [target, *(i for i in range(len(scene.instances)) if i != target)]
-        scene = only_visible_in(scene.subset(order), K, crop_px, crop_px)
-        renderer = self.photographer.renderer
-        buffers = renderer.render(scene.instances, K, crop_px, crop_px)
+        K, scene, buffers, native_scale = self._frame(scene.subset(order), model, aimed)
         # The amodal mask is only a share of each cell: half the resolution is enough for it, at a quarter of the work.
         half_A_out, half_px, _ = glance_matrix(crop_px, crop_px, 0.5)
+        renderer = self.photographer.renderer
         amodal = renderer.render(scene.instances[:1], half_A_out @ K, half_px, half_px, with_xyz=False).mask == 1
-        image, buffers = self.photographer.develop(scene, buffers, rng, native_scale=side_px / crop_px)
+        image, buffers = self.photographer.develop(scene, buffers, rng, native_scale)
         visible = buffers.mask == 1
         if visible.sum() < self.jitter.min_visible_fraction * max(4 * int(amodal.sum()), 64):
             return None
