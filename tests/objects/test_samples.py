@@ -3,7 +3,8 @@ import torch
 
 from glimpose.data.backgrounds import Backgrounds
 from glimpose.objects.crops import gaze_reference_depth_m
-from glimpose.objects.estimator import decode_gaze, solve_from_coordinates, solve_from_keypoints
+from glimpose.objects.estimator import solve_from_coordinates, solve_from_keypoints
+from glimpose.objects.evidence import decode_gaze
 from glimpose.objects.samples import CropJitter, SampleMaker, collate
 from glimpose.objects.synthesis import Photographer, SceneSampler
 from glimpose.objects.task import cell_centers_px
@@ -22,6 +23,7 @@ def _true_maps(batch):
         "center_log_std": flat,
         "keypoint_offset": offsets[:, 1:].flatten(1, 2),
         "keypoint_log_std": flat.expand(-1, 8, -1, -1),
+        "log_depth": batch["log_depth"][:, None],
         "xyz": batch["xyz"],
         "xyz_log_std": flat - 3,
     }

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.contour import draw_contour, edge_offsets
 from glimpose.objects.crops import central_mean, crop_matrix, frame_object
-from glimpose.objects.search import Evidence, PoseSearch, SearchConfig
+from glimpose.objects.evidence import Evidence
+from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.render.mesh import sphere_mesh
 from glimpose.render.scene import Instance, make_renderer
 
@@ -47,6 +48,8 @@ def true_evidence(parts: Parts, index: int, cam_T_obj: np.ndarray, num_hidden: i
         amodal=amodal.ravel(),
         xyz=xyz.reshape(-1, 3),
         xyz_std=np.full(visible.size, 0.03),
+        depth_m=central_mean(buffers.depth[..., None], buffers.mask > 0)[1].ravel(),
+        crop=buffers.albedo,
         K=K_crop,
         t_m=cam_T_obj[:3, 3],
     )
@@ -62,24 +65,26 @@ def turned_deg(parts: Parts, index: int, found: np.ndarray, truth: np.ndarray) -
 def test_perfect_maps_lead_to_the_pose(parts: Parts, search: PoseSearch, index: int, num_hidden: int):
     for seed in range(3):
         truth = pose(seed)
-        found, explained = search(parts.objects[index], true_evidence(parts, index, truth, num_hidden))
+        evidence = true_evidence(parts, index, truth, num_hidden)
+        found = search(parts.objects[index], evidence)
         assert turned_deg(parts, index, found, truth) < 3
         assert np.linalg.norm(found[:3, 3] - truth[:3, 3]) < 4e-3
-        assert explained > -2
+        assert search.explained(parts.objects[index], found, evidence) > -2
 
 
 def test_a_distance_that_is_off_is_corrected_by_the_outline(parts: Parts, search: PoseSearch):
     truth = pose(5)
     evidence = true_evidence(parts, 0, truth)
-    found, _ = search(parts.objects[0], replace(evidence, t_m=1.05 * evidence.t_m))
+    found = search(parts.objects[0], replace(evidence, t_m=1.05 * evidence.t_m))
     assert abs(found[2, 3] / truth[2, 3] - 1) < 0.02
 
 
 def test_wrong_maps_are_explained_worse(parts: Parts, search: PoseSearch):
     evidence = true_evidence(parts, 0, pose(1))
-    _, right = search(parts.objects[0], evidence)
+    right = search.explained(parts.objects[0], search(parts.objects[0], evidence), evidence)
     shuffled = np.random.default_rng(0).permutation(evidence.xyz)
-    _, wrong = search(parts.objects[0], replace(evidence, xyz=shuffled))
+    evidence = replace(evidence, xyz=shuffled)
+    wrong = search.explained(parts.objects[0], search(parts.objects[0], evidence), evidence)
     assert wrong < right - 1
 
 

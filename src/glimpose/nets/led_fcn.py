@@ -21,7 +21,7 @@ STRIDE = 8
 KERNELS = (6, 3, 3, 3, 3, 3, 3)
 DILATIONS = (1, 1, 1, 1, 2, 3, 2)
 POOLED_AFTER = (1, 2)
-"""Layers that 2×2 maxima follow; the first layer has a stride of 2 itself. 152 pixels see into each cell."""
+"""Layers whose convolutions 2×2 maxima follow; the first layer has a stride of 2 itself. 152 pixels see into each cell."""
 MIN_DEVIATION = 0.02
 """Contrast, of 0..1, below which a picture is not stretched any further."""
 NUM_HARMONICS = 3
@@ -141,18 +141,29 @@ class JointNorm(nn.BatchNorm1d):
 
 
 class Layer(nn.Module):
-    """A convolution shared by all levels, and its norm; where the width stays, it adds to what it's given."""
+    """A convolution shared by all levels, and its norm; where the width stays, it adds to what it's given.
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, dilation: int, stride: int) -> None:
+    Most of a norm's time is memory's, so none runs at the full resolution: the first layer, which sees standardised
+    pictures, has a bias instead, and maxima are taken before the norm. Together that halves a training step.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, dilation: int, stride: int = 1, pools: bool = False
+    ) -> None:
         super().__init__()
         padding = (kernel - stride) // 2 if stride > 1 else dilation * (kernel // 2)
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
-        self.norm = JointNorm(outputs)
-        self.adds = inputs == outputs
+        self.norm = JointNorm(outputs) if stride == 1 else None
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=self.norm is None)
+        self.pools = pools
+        self.adds = inputs == outputs and not pools
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Filter every level."""
-        filtered = self.norm([self.conv(x) for x in levels])
+        filtered = [self.conv(x) for x in levels]
+        if self.pools:
+            filtered = [F.max_pool2d(x, 2) for x in filtered]
+        if self.norm is not None:
+            filtered = self.norm(filtered)
         return [F.relu(x + y if self.adds else y) for x, y in zip(levels, filtered, strict=True)]
 
 
@@ -178,10 +189,10 @@ class LedFcn(nn.Module):
         self.heads = dict(heads)
         widths = (3, *config.channels)
         self.layers = nn.ModuleList(
-            Layer(widths[i], widths[i + 1], KERNELS[i], DILATIONS[i], stride=2 if i == 0 else 1)
+            Layer(widths[i], widths[i + 1], KERNELS[i], DILATIONS[i], 2 if i == 0 else 1, i in POOLED_AFTER)
             for i in range(len(KERNELS))
         )
-        self.mix = Layer(widths[-1], widths[-1], kernel=1, dilation=1, stride=1)
+        self.mix = Layer(widths[-1], widths[-1], kernel=1, dilation=1)
         # Features without a mean: whatever all cells of a batch have in common moves only the head's biases.
         self.center = JointNorm(widths[-1])
         self.head = nn.Conv2d(widths[-1], sum(heads.values()), 1)
@@ -206,15 +217,12 @@ class LedFcn(nn.Module):
         height, width = image.shape[-2:]
         grid = {name: value.to(image.device) for name, value in vars(pyramid_grid(height, width, self.config)).items()}
         image = standardised(image)
-        levels = [
-            image if size == (height, width) else F.interpolate(image, size, mode="bilinear", antialias=True)
-            for size in level_sizes(height, width, self.config)
-        ]
+        levels = [image]
+        for size in level_sizes(height, width, self.config)[1:]:  # each from the one before, which is fast and no worse
+            levels.append(F.interpolate(levels[-1], size, mode="bilinear"))
         levels = [F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE)) for x in levels]
-        for i, layer in enumerate(self.layers):
+        for layer in self.layers:
             levels = layer(levels)
-            if i in POOLED_AFTER:
-                levels = [F.max_pool2d(x, 2) for x in levels]
         stacked = torch.cat([self.head(x).flatten(2) for x in self.center(self.mix(levels))], -1).mT.float()
         maps = dict(zip(self.heads, stacked.split(list(self.heads.values()), dim=-1), strict=True))
         # A coarse cell stands for as many as it would be on the finest level: all levels start with equal shares.

@@ -5,18 +5,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from glimpose.config import from_dict
-from glimpose.decode.hough import aggregate_votes, find_centers, translation_from_center
-from glimpose.geometry.camera import pixel_grid
+from glimpose.decode.hough import find_centers, translation_from_center
 from glimpose.geometry.pnp import PnPResult, fuse_translation, solve_pnp
 from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.agreement import UNCALIBRATED, Agreement, Confidence, agree
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import (
     crop_matrix,
@@ -26,7 +26,8 @@ from glimpose.objects.crops import (
     glance_reference_depth_m,
     warp,
 )
-from glimpose.objects.search import Evidence, PoseSearch
+from glimpose.objects.evidence import GazeViews, decode_gaze
+from glimpose.objects.search import PoseSearch
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 logger = logging.getLogger(__name__)
@@ -45,11 +46,18 @@ class EstimatorConfig:
     field of points, which comes out too large, and is three times as far off (docs/lab-book.md)."""
     center_std: float = 0.02
     """Of the voted centre, in diameters."""
-    max_instances: int = 16
-    min_score: float = 0.05
-    """Detections below this are not looked at."""
+    max_detections: int = 48
+    """The glance may be wrong as often as it likes: the gaze sorts its detections out."""
+    min_votes: float = 0.3
+    """That the glance needs for a detection."""
+    min_certainty: float = 0.3
+    """Of the gaze, for a pose to be solved at all."""
     instances_per_object: int | None = None
     """Keep only this many of the best per object; all when not given."""
+    candidates_per_instance: int = 4
+    """So many times as many are looked at again and solved, when that is given."""
+    same_instance: float = 0.25
+    """Of two estimates of one object nearer to each other than this, in diameters, the surer stays."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +71,64 @@ class Detection:
 
 
 @dataclass(frozen=True)
+class Look:
+    """One object seen close up."""
+
+    detection: Detection
+    """What was looked at."""
+    model: ObjectModel
+    crop: np.ndarray
+    K: Tensor
+    """Of the crop, in which the camera is the photograph's: poses are the same in both."""
+    views: GazeViews
+    index: int
+    """Of this crop in ``views``."""
+    reference_m: float
+    t_m: Tensor
+    """Voted centre and depth."""
+
+    @property
+    def certainty(self) -> float:
+        """Mean probability of the cells that show the object, each counted by that probability."""
+        return float(self.views.certainty[self.index])
+
+    @property
+    def score(self) -> float:
+        """How much is seen, and how surely: what is seen in a corner only is more often something else."""
+        return self.certainty * math.sqrt(float(self.views.visible[self.index].mean()))
+
+    @property
+    def place_m(self) -> np.ndarray:
+        """Where the object is believed to be."""
+        return self.t_m.numpy()
+
+    def aimed(self, K: np.ndarray) -> Detection:
+        """Look again, at what was voted for, with the photograph's K."""
+        t = self.place_m
+        return replace(self.detection, center_px=(K @ t)[:2] / t[2], depth_m=float(t[2]))
+
+
+@dataclass(frozen=True)
 class PoseEstimate:
     """One object found in a photograph."""
 
     model: ObjectModel
     cam_T_obj: np.ndarray
     score: float
-    """0..1; higher is surer."""
-    detection: Detection
+    """0..1; higher is surer, and a probability where the checkpoint is calibrated."""
+    look: Look
     disagreement: float
     """Distance between the solved translation and the one from voted centre and depth, in diameters."""
+    agreement: Agreement | None = None
+    """With the photograph, where the object could be drawn into it."""
+
+    @property
+    def place_m(self) -> np.ndarray:
+        """Where the object is believed to be."""
+        return self.cam_T_obj[:3, 3]
+
+
+Entry = TypeVar("Entry", Look, PoseEstimate)
 
 
 class PoseEstimator:
@@ -84,12 +140,15 @@ class PoseEstimator:
         objects: Sequence[ObjectModel],
         config: EstimatorConfig | None = None,
         search: PoseSearch | None = None,
+        confidence: Confidence = UNCALIBRATED,
     ) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objects = list(objects)
         self.config = config or EstimatorConfig()
         self.search = search
         """Solves instead of PnP where there is one."""
+        self.confidence = confidence
+        """In what the search finds."""
 
     @classmethod
     def from_checkpoint(cls, path: Path, config: EstimatorConfig | None = None, device: str = "cpu") -> "PoseEstimator":
@@ -99,9 +158,12 @@ class PoseEstimator:
             raise ValueError(f"{path}: a checkpoint of {checkpoint.metadata.get('kind')!r}, expected one of 'objects'")
         network = from_dict(GlanceGazeConfig, checkpoint.metadata["network"], where=f"{path}, network")
         objects = [ObjectModel.from_json(entry) for entry in checkpoint.metadata["objects"]]
+        confidence = UNCALIBRATED
+        if "confidence" in checkpoint.metadata:
+            confidence = from_dict(Confidence, checkpoint.metadata["confidence"], where=f"{path}, confidence")
         model = GlanceGaze(network, len(objects))
         load_weights(model, checkpoint.group("model"), path)
-        return cls(model.to(device), objects, config)
+        return cls(model.to(device), objects, config, confidence=confidence)
 
     @property
     def device(self) -> torch.device:
@@ -116,22 +178,28 @@ class PoseEstimator:
     @torch.inference_mode()
     def estimate(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
         """Estimate the poses of objects already detected, best first; those without a pose are left out."""
-        if not detections:
-            return []
+        looks = self.gaze(image, K, detections)
         for _ in range(1, self.config.looks):
-            views, cameras = self.gaze(image, K, detections)
-            detections = [
-                replace(detection, center_px=(K @ t_m)[:2] / t_m[2], depth_m=float(t_m[2]))
-                for i, detection in enumerate(detections)
-                for t_m in [self._voted_translation(views, i, detection, cameras[i]).numpy()]
-            ]
-        views, cameras = self.gaze(image, K, detections)
-        poses = [self._solve(views, i, detection, cameras[i]) for i, detection in enumerate(detections)]
-        kept: list[PoseEstimate] = []
-        for pose in sorted((pose for pose in poses if pose is not None), key=lambda pose: -pose.score):
-            num_before = sum(other.model.obj_id == pose.model.obj_id for other in kept)
-            if self.config.instances_per_object is None or num_before < self.config.instances_per_object:
-                kept.append(pose)
+            looks = self.gaze(image, K, [look.aimed(K) for look in self._candidates(looks)])
+        poses = [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
+        return self._distinct(poses, self.config.instances_per_object)
+
+    def _candidates(self, looks: Sequence[Look]) -> list[Look]:
+        """Choose what to look at again, and to solve: of each object what is most surely there."""
+        most = self.config.instances_per_object
+        most = None if most is None else most * self.config.candidates_per_instance
+        return self._distinct([look for look in looks if look.certainty >= self.config.min_certainty], most)
+
+    def _distinct(self, entries: Sequence[Entry], most: int | None) -> list[Entry]:
+        """Give the best first, without seconds of the same object at the same place, and at most so many of each."""
+        kept: list[Entry] = []
+        for entry in sorted(entries, key=lambda entry: -entry.score):
+            model = entry.model
+            others = [other.place_m for other in kept if other.model.obj_id == model.obj_id]
+            reach_m = self.config.same_instance * model.diameter_m
+            is_new = all(np.linalg.norm(entry.place_m - other) > reach_m for other in others)
+            if is_new and (most is None or len(others) < most):
+                kept.append(entry)
         return kept
 
     def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
@@ -146,7 +214,8 @@ class PoseEstimator:
             maps["center_log_std"][:, 0].exp(),
             prob,
             STRIDE,
-            max_instances=self.config.max_instances,
+            max_instances=self.config.max_detections,
+            min_votes=self.config.min_votes,
         )
         reference_m = glance_reference_depth_m(out_A_img @ K)
         img_A_out = np.linalg.inv(out_A_img)
@@ -161,59 +230,55 @@ class PoseEstimator:
                     score=float(centers.score[0, slot]),
                 )
             )
-        return [detection for detection in detections if detection.score >= self.config.min_score]
+        return detections
 
-    def gaze(
-        self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]
-    ) -> tuple["GazeViews", list[np.ndarray]]:
-        """Look at each of some detections close up; returns what was seen, and the crops' cameras."""
-        crop_px = self.model.config.crop_px
+    def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[Look]:
+        """Look at each of some detections close up."""
+        if not detections:
+            return []
+        config = self.model.config
+        models = [self.objects[detection.object_index] for detection in detections]
         crops, cameras = [], []
-        for detection in detections:
-            model = self.objects[detection.object_index]
-            side_px = model.diameter_m * self.model.config.crop_pad * focal_px(K) / detection.depth_m
-            out_A_img = crop_matrix(detection.center_px, side_px, crop_px)
-            crops.append(warp(image, out_A_img, crop_px, crop_px))
+        for model, detection in zip(models, detections, strict=True):
+            side_px = model.diameter_m * config.crop_pad * focal_px(K) / detection.depth_m
+            out_A_img = crop_matrix(detection.center_px, side_px, config.crop_px)
+            crops.append(warp(image, out_A_img, config.crop_px, config.crop_px))
             cameras.append(out_A_img @ K)
         object_index = torch.tensor([d.object_index for d in detections], device=self.device)
-        maps = self.model.gaze_maps(self._batch(crops), object_index)
-        return decode_gaze(maps), cameras
+        views = decode_gaze(self.model.gaze_maps(self._batch(crops), object_index))
+        looks = []
+        for i, (detection, model, crop, K_crop) in enumerate(zip(detections, models, crops, cameras, strict=True)):
+            reference_m = gaze_reference_depth_m(K_crop, model.diameter_m, config)
+            K_out = torch.from_numpy(K_crop)
+            t_m = translation_from_center(views.center_px[i], reference_m * views.center_log_depth[i].exp(), K_out)
+            looks.append(Look(detection, model, crop, K_out, views, i, reference_m, t_m))
+        return looks
 
-    def _voted_translation(self, views: "GazeViews", i: int, detection: Detection, K_crop: np.ndarray) -> Tensor:
-        """Where crop i's votes for centre and depth put the object, metres."""
-        diameter_m = self.objects[detection.object_index].diameter_m
-        reference_m = gaze_reference_depth_m(K_crop, diameter_m, self.model.config)
-        depth_m = reference_m * views.center_log_depth[i].exp()
-        return translation_from_center(views.center_px[i], depth_m, torch.from_numpy(K_crop))
-
-    def _solve(self, views: "GazeViews", i: int, detection: Detection, K_crop: np.ndarray) -> PoseEstimate | None:
-        """Solve one crop's pose, in the crop's camera, which is the photograph's with another K."""
-        model = self.objects[detection.object_index]
-        K = torch.from_numpy(K_crop)
-        voted_t = self._voted_translation(views, i, detection, K_crop)
+    def _solve(self, look: Look) -> PoseEstimate | None:
+        """Solve for one object's pose."""
+        model, views, i = look.model, look.views, look.index
         if self.config.correspondences == "keypoints":
-            solved = solve_from_keypoints(views, i, model, K)
+            solved = solve_from_keypoints(views, i, model, look.K)
         else:
-            solved = solve_from_coordinates(views, i, model, K, float(voted_t[2]))
+            solved = solve_from_coordinates(views, i, model, look.K, float(look.t_m[2]))
         fused = None
         if solved.cam_T_obj is not None:
             assert solved.covariance is not None
-            covariance_t = self._voted_covariance(voted_t, model.diameter_m)
-            fused = fuse_translation(solved.cam_T_obj, solved.covariance, voted_t, covariance_t).numpy()
+            covariance_t = self._voted_covariance(look.t_m, model.diameter_m)
+            fused = fuse_translation(solved.cam_T_obj, solved.covariance, look.t_m, covariance_t).numpy()
         if self.search is not None:
-            cam_T_obj, explained = self.search(model, views.evidence(i, K_crop, voted_t), fused)
-            disagreement = float(np.linalg.norm(cam_T_obj[:3, 3] - voted_t.numpy())) / model.diameter_m
-            agreement = math.exp(explained / 4)
-        elif solved.cam_T_obj is not None and fused is not None:
-            cam_T_obj = fused
-            disagreement = float((solved.cam_T_obj[:3, 3] - voted_t).norm()) / model.diameter_m
-            agreement = float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
-        else:
+            evidence = views.evidence(i, look.crop, look.K.numpy(), look.t_m, look.reference_m)
+            cam_T_obj = self.search(model, evidence, fused)
+            agreement = agree(model, cam_T_obj, evidence, self.search.draw(model, cam_T_obj, evidence))
+            disagreement = float(np.linalg.norm(cam_T_obj[:3, 3] - look.t_m.numpy())) / model.diameter_m
+            return PoseEstimate(model, cam_T_obj, self.confidence(agreement), look, disagreement, agreement)
+        if solved.cam_T_obj is None or fused is None:
             logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
             return None
+        disagreement = float((solved.cam_T_obj[:3, 3] - look.t_m).norm()) / model.diameter_m
         # Without the glance's score: what looks right close up is right more often than what the glance finds first.
-        score = float(views.certainty[i]) * agreement
-        return PoseEstimate(model, cam_T_obj, score, detection, disagreement)
+        score = look.certainty * float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
+        return PoseEstimate(model, fused, score, look, disagreement)
 
     def _voted_covariance(self, voted_t: Tensor, diameter_m: float) -> Tensor:
         """How sure the translation from voted centre and depth is: an ellipsoid along the ray."""
@@ -227,70 +292,6 @@ class PoseEstimator:
     def _batch(self, images: Sequence[np.ndarray]) -> Tensor:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
         return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
-
-
-@dataclass(frozen=True)
-class GazeViews:
-    """What the gaze's maps say about b crops, in pixels of the crops; double precision, on the CPU."""
-
-    visible: Tensor
-    """b×n probability that each cell shows the object."""
-    amodal: Tensor
-    """b×n probability that it would, if nothing stood in front."""
-    cells_px: Tensor
-    """n×2 centres of the cells."""
-    xyz: Tensor
-    """b×n×3 object coordinates in object radii."""
-    xyz_std: Tensor
-    """b×n, object radii."""
-    center_px: Tensor
-    """b×2."""
-    center_log_depth: Tensor
-    """b, relative to the crop's reference depth."""
-    keypoints_px: Tensor
-    """b×k×2."""
-    keypoints_covariance: Tensor
-    """b×k×2×2."""
-    certainty: Tensor
-    """b: mean probability of the cells that show the object, each counted by that probability."""
-
-    def evidence(self, i: int, K: np.ndarray, t_m: Tensor) -> Evidence:
-        """Crop i's maps, as a search takes them."""
-        return Evidence(
-            visible=self.visible[i].numpy(),
-            amodal=torch.maximum(self.amodal[i], self.visible[i]).numpy(),
-            xyz=self.xyz[i].numpy(),
-            xyz_std=self.xyz_std[i].numpy(),
-            K=K,
-            t_m=t_m.numpy(),
-        )
-
-
-def decode_gaze(maps: dict[str, Tensor]) -> GazeViews:
-    """Turn maps into points by voting."""
-    maps = {name: value.double() for name, value in maps.items()}
-    visible = torch.sigmoid(maps["visible_logits"][:, 0])
-    height, width = visible.shape[-2:]
-    cells = pixel_grid(height, width, STRIDE).to(visible).flatten(0, 1)
-    weight = visible.flatten(1)
-    offsets = torch.cat([maps["center_offset"], maps["keypoint_offset"]], 1).unflatten(1, (-1, 2))
-    votes = cells[:, None] + offsets.flatten(3).permute(0, 3, 1, 2)  # b×n×(1+k)×2
-    std = torch.cat([maps["center_log_std"], maps["keypoint_log_std"]], 1).exp().flatten(2).mT
-    points = aggregate_votes(votes, std, weight)
-    center_weight = weight / std[..., 0].square()
-    log_depth = (maps["center_log_depth"].flatten(1) * center_weight).sum(1) / center_weight.sum(1).clamp(min=1e-9)
-    return GazeViews(
-        visible=weight.cpu(),
-        amodal=torch.sigmoid(maps["amodal_logits"][:, 0]).flatten(1).cpu(),
-        cells_px=cells.cpu(),
-        xyz=maps["xyz"].flatten(2).mT.cpu(),
-        xyz_std=maps["xyz_log_std"][:, 0].exp().flatten(1).cpu(),
-        center_px=points.mean[:, 0].cpu(),
-        center_log_depth=log_depth.cpu(),
-        keypoints_px=points.mean[:, 1:].cpu(),
-        keypoints_covariance=points.covariance[:, 1:].cpu(),
-        certainty=(weight.square().sum(1) / weight.sum(1).clamp(min=1e-9)).cpu(),
-    )
 
 
 def solve_from_keypoints(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> PnPResult:

@@ -23,8 +23,9 @@ from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.contour import Contour, draw_contour, edge_offsets
 from glimpose.objects.crops import central_mean, focal_px
+from glimpose.objects.evidence import Evidence
 from glimpose.render.mesh import Mesh, simplify
-from glimpose.render.scene import Instance, Renderer, make_renderer
+from glimpose.render.scene import Buffers, Instance, Renderer, make_renderer
 
 NormalEquations = tuple[np.ndarray, np.ndarray]
 """Hessian 6×6 and gradient 6 of one term, by turning about the object's origin (radians) and moving (object radii)."""
@@ -60,33 +61,6 @@ class SearchConfig:
     """Standard deviations of one step."""
     depth_std: float = 0.03
     """Of the voted distance, relative."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the gaze says of one crop, as arrays over its n = rows × columns cells."""
-
-    visible: np.ndarray
-    """Probability that the cell shows the object."""
-    amodal: np.ndarray
-    """Probability that it would, if nothing stood in front."""
-    xyz: np.ndarray
-    """n×3, object radii, canonical frame."""
-    xyz_std: np.ndarray
-    K: np.ndarray
-    """Of the crop."""
-    t_m: np.ndarray
-    """Voted translation."""
-
-    @property
-    def cells(self) -> int:
-        """Rows, and columns."""
-        return round(len(self.visible) ** 0.5)
-
-    @property
-    def log_odds(self) -> np.ndarray:
-        """Of the amodal mask, n."""
-        return np.log((self.amodal + 0.02) / (1.02 - self.amodal))
 
 
 @dataclass(frozen=True)
@@ -144,10 +118,8 @@ class PoseSearch:
             for model in tqdm(objects, desc="draw views", unit="object", leave=False)
         }
 
-    def __call__(
-        self, model: ObjectModel, evidence: Evidence, also: np.ndarray | None = None
-    ) -> tuple[np.ndarray, float]:
-        """Return the pose cam_T_obj that explains the evidence best, and how well: 0 is perfect, less is worse.
+    def __call__(self, model: ObjectModel, evidence: Evidence, also: np.ndarray | None = None) -> np.ndarray:
+        """Return the pose cam_T_obj that explains the evidence best.
 
         ``also`` is a pose to start from beside the drawn views.
         """
@@ -163,9 +135,12 @@ class PoseSearch:
             if len(candidates) == self.config.num_kept:
                 break
         moved = [self._move(model, pose, evidence) for pose in candidates]
-        final = [self._score(model, pose, evidence) for pose in moved]
-        best = int(np.argmax(final))
-        return moved[best], final[best]
+        return max(moved, key=lambda pose: self.explained(model, pose, evidence))
+
+    def draw(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> Buffers:
+        """Draw an object into the crop that the evidence is of."""
+        size = evidence.cells * STRIDE
+        return self.renderer.render([Instance(self.meshes[model.obj_id], cam_T_obj)], evidence.K, size, size)
 
     def _explained(self, masks: np.ndarray, xyz: np.ndarray, evidence: Evidence, least_std: float) -> np.ndarray:
         """How well views explain the evidence, v."""
@@ -179,12 +154,9 @@ class PoseSearch:
         weight = visible[shown] / max(visible[shown].sum(), 1e-6)
         return self.config.mask_weight * mask - error @ weight
 
-    def _score(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> float:
-        """How well a pose explains the evidence."""
-        cells = evidence.cells
-        buffers = self.renderer.render(
-            [Instance(self.meshes[model.obj_id], cam_T_obj)], evidence.K, cells * STRIDE, cells * STRIDE
-        )
+    def explained(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> float:
+        """How well a pose explains the evidence: 0 is perfect, less is worse."""
+        buffers = self.draw(model, cam_T_obj, evidence)
         covers, points = central_mean(buffers.xyz, buffers.mask > 0)
         symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
         xyz = (points @ symmetry[:3, :3].T + symmetry[:3, 3]) / (model.diameter_m / 2)
