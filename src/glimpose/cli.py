@@ -15,6 +15,7 @@ DESCRIPTION = """\
   glimpose demo                                     see the whole way on made-up parts, in minutes, without data
   glimpose synth    CONFIG --out DIR --num 100      look at what training will see
   glimpose train    CONFIG --out RUN                learn from CAD models alone
+  glimpose adapt    CONFIG --checkpoint RUN/best.safetensors --out ADAPTED     learn from unlabelled photographs
   glimpose predict  RUN/best.safetensors IMAGES --camera camera.json --out poses.csv --overlay pictures
   glimpose evaluate poses.csv --dataset DIR --split test --targets FILE --out scores
   glimpose calibrate RUN/best.safetensors IMAGES --distance 1.0 --camera camera.json     give a robot's range metres
@@ -87,6 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from OUT/last.safetensors")
     train.set_defaults(run=run_train)
 
+    adapt = verbs.add_parser("adapt", help="learn from unlabelled photographs", description=run_adapt.__doc__)
+    _config_arguments(adapt)
+    adapt.add_argument("--checkpoint", type=Path, required=True, help="what to start from; it stays as it is")
+    adapt.add_argument("--out", type=Path, required=True, help="folder for adapted.safetensors, page.html and rounds")
+    adapt.add_argument("--resume", action="store_true", help="go on after an interruption")
+    adapt.set_defaults(run=run_adapt)
+
     predict = verbs.add_parser("predict", help="poses in photographs", description=run_predict.__doc__)
     predict.add_argument("checkpoint", type=Path, help="what train wrote, e.g. RUN/best.safetensors")
     predict.add_argument("images", type=Path, nargs="+", help="images, folders of them, or (robots) one recording")
@@ -111,11 +119,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", type=Path, required=True, help="folder for summary.json and the table of errors")
     evaluate.set_defaults(run=run_evaluate)
 
-    calibrate = verbs.add_parser("calibrate", help="give a robot's range metres", description=run_calibrate.__doc__)
-    calibrate.add_argument("checkpoint", type=Path, help="what train wrote; the scale is stored in it")
-    calibrate.add_argument("images", type=Path, nargs="+", help="images that show a robot at that distance")
-    calibrate.add_argument("--distance", type=float, required=True, help="metres, from base to base")
-    calibrate.add_argument("--camera", type=Path, required=True, help="JSON or recording of this camera")
+    calibrate = verbs.add_parser(
+        "calibrate", help="give a robot's range metres, or objects' scores a meaning", description=run_calibrate.__doc__
+    )
+    calibrate.add_argument("checkpoint", type=Path, help="what train wrote; what is found out is stored in it")
+    calibrate.add_argument("images", type=Path, nargs="*", help="robots: images that show one at that distance")
+    calibrate.add_argument("--distance", type=float, help="robots: metres, from base to base")
+    calibrate.add_argument("--camera", type=Path, help="robots: JSON or recording of this camera")
+    calibrate.add_argument("--config", type=Path, help=f"objects: {CONFIG_HELP}")
+    calibrate.add_argument("--num", type=int, default=60, help="objects: photographs made up (default: %(default)s)")
+    calibrate.set_defaults(overrides=[])
     calibrate.set_defaults(run=run_calibrate)
 
     table = verbs.add_parser("table", help="gather robots' scores over replicas", description=run_table.__doc__)
@@ -211,6 +224,15 @@ def _track(config: Path) -> str:
         return "objects"
 
 
+def run_adapt(args: argparse.Namespace) -> None:
+    """Learn from photographs that nobody labelled, as [self_supervision] in the config says; prints the checkpoint."""
+    from glimpose.config import load
+    from glimpose.objects.adapt import adapt
+    from glimpose.objects.train import ObjectsConfig
+
+    print(adapt(load(ObjectsConfig, args.config, args.overrides), args.checkpoint, args.out, resume=args.resume))
+
+
 def run_predict(args: argparse.Namespace) -> None:
     """Estimate the poses of all known objects in photographs and write them in BOP's format, or those of robots."""
     from dataclasses import replace
@@ -284,7 +306,26 @@ def _evaluate_robots(args: argparse.Namespace) -> None:
 
 
 def run_calibrate(args: argparse.Namespace) -> None:
-    """Store in a checkpoint what turns a robot's range into metres, from images with a robot at a known distance."""
+    """Store in a checkpoint what its numbers mean.
+
+    Robots: what turns ranges into metres, from images with a robot at a known distance. Objects: the probability that a
+    pose found with --search is right, from photographs made up of the CAD models in --config.
+    """
+    from glimpose.training.checkpoint import load_checkpoint
+
+    if load_checkpoint(args.checkpoint).metadata.get("kind") == "objects":
+        from glimpose.config import load
+        from glimpose.objects.calibrate import calibrate_objects
+        from glimpose.objects.train import ObjectsConfig
+
+        if args.config is None:
+            raise ValueError("--config: missing; scores of objects are calibrated on photographs made up as it says")
+        overrides = [*map(str, args.images), *args.overrides]
+        calibrate_objects(args.checkpoint, load(ObjectsConfig, args.config, overrides), args.num)
+        return
+    missing = [f"--{name}" for name in ("distance", "camera") if getattr(args, name) is None]
+    if missing or not args.images:
+        raise ValueError(f"{', '.join(missing) or 'images'}: missing; a robot's scale comes from its known distance")
     from glimpose.robots.calibrate import calibrate
 
     print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera):.6g}")

@@ -21,7 +21,7 @@ STRIDE = 8
 KERNELS = (6, 3, 3, 3, 3, 3, 3)
 DILATIONS = (1, 1, 1, 1, 2, 3, 2)
 POOLED_AFTER = (1, 2)
-"""Layers whose convolutions 2×2 maxima follow; the first layer has a stride of 2 itself. 152 pixels see into each cell."""
+"""Layers with 2×2 maxima; the first layer has a stride of 2 itself. 152 pixels see into each cell."""
 MIN_DEVIATION = 0.02
 """Contrast, of 0..1, below which a picture is not stretched any further."""
 NUM_HARMONICS = 3

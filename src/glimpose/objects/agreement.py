@@ -4,6 +4,7 @@ Every measure is 1 where the two agree and falls towards 0, so one logistic regr
 synthesised photographs, whose poses are known (`objects.calibrate`), and gives the probability that a pose is right.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 
 import cv2
@@ -23,6 +24,12 @@ DISTANCE_SCALE = 0.1
 """The same for distances, in diameters."""
 CHROMATICITY_SCALE = 0.06
 """The same for mean colours without their brightness."""
+
+
+VISUAL = ("certainty", "overlap", "pattern", "color")
+"""Measures of what is seen."""
+GEOMETRIC = ("coordinates", "depth", "center")
+"""Measures of where it is."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,16 @@ class Agreement:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """One estimate on a photograph whose truth is known."""
+
+    obj_id: int
+    agreement: Agreement
+    score: float
+    is_right: bool
+
+
+@dataclass(frozen=True)
 class Confidence:
     """The probability that a pose is right, from how well it agrees."""
 
@@ -62,14 +79,24 @@ class Confidence:
         return float(expit(np.dot(self.weights, astuple(agreement)) + self.bias))
 
     @classmethod
-    def fit(cls, agreements: list[Agreement], is_right: list[bool], ridge: float = 1.0) -> "Confidence":
-        """Fit by penalised maximum likelihood. Raises ValueError where all poses are right, or none is."""
+    def fit(
+        cls,
+        agreements: Sequence[Agreement],
+        is_right: Sequence[bool],
+        measures: Sequence[str] = (*VISUAL, *GEOMETRIC),
+        ridge: float = 1.0,
+    ) -> "Confidence":
+        """Fit by penalised maximum likelihood, from some of the measures.
+
+        Raises ValueError where all poses are right, or none is.
+        """
         if all(is_right) or not any(is_right):
             raise ValueError(
                 f"{sum(is_right)} of {len(is_right)} poses are right: confidence can be learned only from right and "
                 "wrong ones; train longer, or calibrate on more photographs"
             )
-        x = np.array([[*astuple(agreement), 1.0] for agreement in agreements])
+        is_used = [field.name in measures for field in fields(Agreement)]
+        x = np.array([[*np.multiply(astuple(agreement), is_used), 1.0] for agreement in agreements])
         sign = np.where(is_right, 1.0, -1.0)
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:

@@ -204,9 +204,7 @@ class PoseEstimator:
 
     def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
         """Find objects in the whole photograph."""
-        rows, columns = image.shape[:2]
-        out_A_img, height, width = glance_matrix(rows, columns, self.model.config.glance_scale)
-        maps = self.model.glance_maps(self._batch([warp(image, out_A_img, height, width)]))
+        maps, out_A_img = self._glance_maps(image)
         prob = maps["class_logits"].softmax(1)[:, 1:]
         centers = find_centers(
             maps["center_offset"],
@@ -231,6 +229,18 @@ class PoseEstimator:
                 )
             )
         return detections
+
+    @torch.inference_mode()
+    def background_probability(self, image: np.ndarray) -> np.ndarray:
+        """Probability that a cell of the glance shows no known object, rows×columns."""
+        maps, _ = self._glance_maps(image)
+        return maps["class_logits"].softmax(1)[0, 0].cpu().numpy()
+
+    def _glance_maps(self, image: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Maps of the whole photograph, and out_A_img of the picture that the network sees."""
+        rows, columns = image.shape[:2]
+        out_A_img, height, width = glance_matrix(rows, columns, self.model.config.glance_scale)
+        return self.model.glance_maps(self._batch([warp(image, out_A_img, height, width)])), out_A_img
 
     def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[Look]:
         """Look at each of some detections close up."""

@@ -90,7 +90,7 @@ class SampleMaker:
         K = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]]) @ out_A_img @ synthesis.K
         scene = only_visible_in(scene, K, side, side)
         image, buffers = self.photographer.shoot(scene, K, side, side, rng, 1 / self.network.glance_scale)
-        return {"image": _channels_first(image), **self._glance_targets(scene, buffers, K)}
+        return {"image": channels_first(image), **self.glance_targets(scene, buffers, K)}
 
     def gaze(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
         """Draw one object's crop with its targets; scenes are drawn until one shows an object well enough."""
@@ -99,13 +99,13 @@ class SampleMaker:
             closeup = draw(rng, difficulty)
             if closeup is not None:
                 return {
-                    "image": _channels_first(closeup.image),
+                    "image": channels_first(closeup.image),
                     "object_index": np.array(closeup.object_index),
-                    **self._gaze_targets(closeup),
+                    **self.gaze_targets(closeup),
                 }
 
     def _try_gaze(self, rng: np.random.Generator, difficulty: float) -> "Closeup | None":
-        return self.closeup(rng, difficulty, lambda model, cam_T_obj: self._off_target(rng, model, cam_T_obj))
+        return self.closeup(rng, difficulty, lambda model, cam_T_obj: self.off_target(rng, model, cam_T_obj))
 
     def _try_decoy(self, rng: np.random.Generator, difficulty: float) -> "Closeup | None":
         """Look for an object that was taken out of the scene, there or where something else is."""
@@ -116,13 +116,14 @@ class SampleMaker:
         object_index = int(rng.integers(len(self.objects)))
         scene = scene.subset([i for i, index in enumerate(scene.object_index) if index != object_index])
         model = self.objects[object_index]
-        aimed = self._off_target(rng, model, place)
+        aimed = self.off_target(rng, model, place)
         K, scene, buffers, native_scale = self._frame(scene, model, aimed)
         image, buffers = self.photographer.develop(scene, buffers, rng, native_scale)
         nothing = np.zeros_like(buffers.mask, dtype=bool)
         return Closeup(object_index, model, image, K, aimed, aimed, buffers, nothing, nothing)
 
-    def _off_target(self, rng: np.random.Generator, model: ObjectModel, cam_T_obj: np.ndarray) -> np.ndarray:
+    def off_target(self, rng: np.random.Generator, model: ObjectModel, cam_T_obj: np.ndarray) -> np.ndarray:
+        """Return the pose that a crop is centred on when the glance is as wrong as it may be."""
         aimed = cam_T_obj.copy()
         aimed[:3, 3] *= np.exp(rng.normal(0, self.jitter.log_scale))
         aimed[:2, 3] += rng.normal(0, self.jitter.center, 2) * model.diameter_m * self.network.crop_pad
@@ -172,8 +173,8 @@ class SampleMaker:
             return None
         return Closeup(object_index, model, image, K, cam_T_obj, aimed, buffers, visible, amodal)
 
-    def _gaze_targets(self, closeup: "Closeup") -> Sample:
-        """Masks, depth, object coordinates and points, in the canonical one of the object's equivalent poses."""
+    def gaze_targets(self, closeup: "Closeup") -> Sample:
+        """Give masks, depth, object coordinates and points, in the canonical one of the object's equivalent poses."""
         model, cam_T_obj, K = closeup.model, closeup.cam_T_obj, closeup.K
         buffers, visible, amodal = closeup.buffers, closeup.visible, closeup.amodal
         canonical = model.canonical(torch.from_numpy(cam_T_obj)).numpy()
@@ -188,6 +189,7 @@ class SampleMaker:
         with np.errstate(divide="ignore"):
             log_depth = np.log(np.where(weight, depth[..., 0], reference_m) / reference_m)
         return {
+            "weight": np.array(1, np.float32),
             "visible": cell_mean(visible, *weight.shape),
             "amodal": cell_mean(amodal, *weight.shape),
             "valid": weight.astype(np.float32),
@@ -199,19 +201,19 @@ class SampleMaker:
             "cam_T_obj": canonical.astype(np.float32),
         }
 
-    def _glance_targets(self, scene: Scene, buffers: Buffers, K: np.ndarray) -> Sample:
-        """Classes, depth and centres of the objects; clutter counts as background."""
+    def glance_targets(self, scene: Scene, buffers: Buffers, K: np.ndarray) -> Sample:
+        """Give classes, depth and centres of the objects; clutter counts as background."""
         reference_m = glance_reference_depth_m(K)
-        offset = STRIDE // 2  # the pixel right below the cell's centre stands for the cell
-        ids = buffers.mask[offset::STRIDE, offset::STRIDE]
+        ids = at_cells(buffers.mask)
         # Row 0 of these tables is the background's.
         classes = np.array([0, *(index + 1 for index in scene.object_index)])
         centers = np.array([[0, 0, reference_m], *(K @ instance.cam_T_obj[:3, 3] for instance in scene.instances)])
         centers_px = centers[:, :2] / np.maximum(centers[:, 2:], 1e-3)
         class_map = classes[ids]
-        depth = buffers.depth[offset::STRIDE, offset::STRIDE]
+        depth = at_cells(buffers.depth)
         is_object = class_map > 0
         return {
+            "weight": np.ones(class_map.shape, np.float32),
             "class_map": class_map.astype(np.int64),
             "valid": is_object.astype(np.float32),
             "log_depth": np.log(np.where(is_object, depth, reference_m) / reference_m).astype(np.float32),
@@ -230,8 +232,14 @@ def _in_view(scene: Scene, i: int, K: np.ndarray, height: int, width: int) -> bo
     return bool(0 < u / z < width and 0 < v / z < height)
 
 
-def _channels_first(image: np.ndarray) -> np.ndarray:
+def channels_first(image: np.ndarray) -> np.ndarray:
+    """As networks want it."""
     return np.ascontiguousarray(image.transpose(2, 0, 1))
+
+
+def at_cells(pixels: np.ndarray) -> np.ndarray:
+    """Value of each cell: that of the pixel right below its centre."""
+    return pixels[STRIDE // 2 :: STRIDE, STRIDE // 2 :: STRIDE]
 
 
 def cell_mean(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:

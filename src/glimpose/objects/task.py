@@ -149,6 +149,8 @@ class GlanceGazeTask:
         self.batches = SynthesisBatches(objects, meshes, synthesis, network, jitter, batch, curriculum)
         self.lambdas = lambdas
         self.num_workers = num_workers
+        self.freeze_batch_norm = False
+        """Keep the norms' statistics as they are."""
         self._validation: Batch | None = None
 
     def metadata(self) -> dict:
@@ -162,6 +164,10 @@ class GlanceGazeTask:
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""
+        if self.freeze_batch_norm:
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         glance_batch, gaze_batch = batch.get("glance"), batch.get("gaze")
         glance, gaze = model(
             None if glance_batch is None else glance_batch["image"].float() / 255,
@@ -216,10 +222,11 @@ def cell_centers_px(maps: Tensor) -> Tensor:
 
 def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: LambdaConfig) -> dict[str, Tensor]:
     """Terms of the gaze. Masks count everywhere, the rest where the object is seen."""
-    seen = batch["valid"][:, None]  # b×1×h×w
+    weight = batch["weight"]  # of each sample, b
+    seen = batch["valid"][:, None] * weight[:, None, None, None]  # b×1×h×w
     visible, amodal = maps["visible_logits"][:, 0], maps["amodal_logits"][:, 0]
-    mask = losses.bce(visible, batch["visible"]).mean() + 0.5 * losses.bce(amodal, batch["amodal"]).mean()
-    mask = mask + 0.5 * losses.dice(visible, batch["visible"]).mean()
+    mask = losses.bce(visible, batch["visible"]).mean((1, 2)) + 0.5 * losses.dice(visible, batch["visible"])
+    mask = losses.masked_mean(mask + 0.5 * losses.bce(amodal, batch["amodal"]).mean((1, 2)), weight)
 
     cells = cell_centers_px(maps["visible_logits"])
     to_points = batch["points_px"][..., None, None] - cells  # b×(1+k)×2×h×w
@@ -250,13 +257,14 @@ def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: Lamb
 
 def glance_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: LambdaConfig) -> dict[str, Tensor]:
     """Terms of the glance. Classes count everywhere, the rest where an object is seen."""
-    seen = batch["valid"][:, None]
+    weight = batch["weight"][:, None]  # of each cell, b×1×h×w
+    seen = batch["valid"][:, None] * weight
     log_prob = maps["class_logits"].log_softmax(1)
     nll = -log_prob.gather(1, batch["class_map"][:, None])
     # Most cells are easy background: the focal factor leaves the gradient to the others (Lin et al., ICCV 2017).
     focal = (1 - torch.exp(-nll)).square() * nll
     # Averaging background and objects separately keeps small objects from drowning.
-    segmentation = losses.masked_mean(focal, seen) + losses.masked_mean(focal, 1 - seen)
+    segmentation = losses.masked_mean(focal, seen) + losses.masked_mean(focal, weight - seen)
 
     cells = cell_centers_px(log_prob)
     to_center = batch["center_px"] - cells

@@ -8,6 +8,7 @@ from glimpose.data.bop import model_path, read_models_info
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.samples import CropJitter
+from glimpose.objects.self_supervision import SelfSupervisionConfig
 from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.task import BatchConfig, CurriculumConfig, GlanceGazeTask, LambdaConfig
 from glimpose.render.mesh import Mesh, load_mesh, simplify
@@ -40,6 +41,8 @@ class ObjectsConfig:
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
     jitter: CropJitter = field(default_factory=CropJitter)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
+    """For `adapt`, which training ends with if training.use_self_supervised says so."""
     imagenet: Path | None = None
     """torchvision's MobileNetV2 file, .pth or .safetensors, which the gaze's encoder starts from."""
 
@@ -81,6 +84,11 @@ def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Se
 
 
 def train(config: ObjectsConfig, run_dir: Path, resume: bool = False) -> Path:
-    """Train glance and gaze; returns the best checkpoint."""
+    """Train glance and gaze, adapt them to photographs if the config says so; returns the best checkpoint."""
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
-    return fit(build_task(config, objects, meshes), config.training, run_dir, resume=resume)
+    best = fit(build_task(config, objects, meshes), config.training, run_dir, resume=resume)
+    if config.training.use_self_supervised:
+        from glimpose.objects.adapt import adapt  # which trains, too
+
+        return adapt(config, best, run_dir / "adaptation", resume=resume)
+    return best

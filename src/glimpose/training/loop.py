@@ -57,6 +57,8 @@ class TrainingConfig:
     """Processes that make batches; read by whoever builds the task's loader."""
     init_from: Path | None = None
     """Checkpoint whose weights training starts from."""
+    use_self_supervised: bool = False
+    """Go on with photographs that nobody labelled ([self_supervision]); read by whoever builds the task."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "validate_every", "checkpoint_every", "log_every", "devices"):

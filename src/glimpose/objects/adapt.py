@@ -1,0 +1,195 @@
+"""Self-supervision: a model learns from photographs that nobody labelled.
+
+          clean                                              believed as far as they agree
+photographs ──── teacher ──── search ──── poses ──── agreement ──── pseudo-labels ─┐
+    ▲               ▲                                                             ├── student
+    └── distorted ──┼──────────────────────────────────────── synthesised scenes ─┘     │
+                    └──────────────── average of its weights ──────────────────────────┘
+
+In rounds: the teacher labels all photographs, the student learns from them and from synthesised scenes, and the average
+of its weights is the next round's teacher. A round after which the poses in photographs held out agree less is undone.
+Mean teachers are after Tarvainen and Valpola (NeurIPS 2017); the use for poses, with two kinds of agreement, after
+Self6D++ (Wang et al., PAMI 2021).
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from glimpose.data.files import write_text
+from glimpose.objects.adaptation_page import write_page
+from glimpose.objects.agreement import Confidence
+from glimpose.objects.calibrate import judge, synthesised
+from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
+from glimpose.objects.predict import find_photographs
+from glimpose.objects.pseudo_labels import Labels, Photograph, label, read_photographs
+from glimpose.objects.real_samples import RealSampleMaker
+from glimpose.objects.samples import collate
+from glimpose.objects.search import PoseSearch
+from glimpose.objects.self_supervision import Assessment, Round, SelfSupervisionConfig
+from glimpose.objects.task import Batch, CurriculumConfig, SynthesisBatches
+from glimpose.objects.train import ObjectsConfig, build_task, load_objects
+from glimpose.training.checkpoint import load_checkpoint, save_tensors
+from glimpose.training.loop import fit
+
+logger = logging.getLogger(__name__)
+
+
+class AdaptationBatches(SynthesisBatches):
+    """Synthesised batches with samples of photographs added; batch i is a function of (seed, i) alone."""
+
+    def __init__(
+        self,
+        synthesised: SynthesisBatches,
+        photographs: Sequence[Photograph],
+        labels: Labels,
+        config: SelfSupervisionConfig,
+    ) -> None:
+        super().__init__(*synthesised.parts, synthesised.batch, synthesised.curriculum)
+        self.real_parts = (photographs, labels, config.distortion)
+        self.sizes = (("glance", config.windows), ("gaze", config.crops))
+        self._real: RealSampleMaker | None = None
+
+    def __getitem__(self, index: int) -> Batch:
+        """Draw batch ``index``."""
+        if self._real is None:
+            self._real = RealSampleMaker(self.maker, *self.real_parts)
+        batch = super().__getitem__(index)
+        for number, (part, size) in enumerate(self.sizes):
+            rngs = [np.random.default_rng([self.batch.seed, index, 2 + number, i]) for i in range(size)]
+            if rngs:
+                real = collate([getattr(self._real, part)(rng) for rng in rngs])
+                batch[part] = {key: torch.cat([batch[part][key], real[key]]) for key in real} if part in batch else real
+        return batch
+
+
+def adapt(config: ObjectsConfig, checkpoint: Path, run_dir: Path, resume: bool = False) -> Path:
+    """Adapt a checkpoint to photographs, and return the adapted one.
+
+    Writes to ``run_dir``: adapted.safetensors, page.html with what was accepted and what came of it, rounds.json, and a
+    folder with labels and training for each round. Raises ValueError where the photographs teach nothing.
+    """
+    if run_dir.exists() and any(run_dir.iterdir()) and not resume:
+        raise ValueError(f"{run_dir}: isn't empty; resume it, or choose another folder")
+    return _Adaptation(config, checkpoint, Path(run_dir), resume).run()
+
+
+class _Adaptation:
+    """What all rounds share."""
+
+    def __init__(self, config: ObjectsConfig, checkpoint: Path, run_dir: Path, resume: bool) -> None:
+        self.config, self.adaptation = config, config.self_supervision
+        self.run_dir, self.resume = run_dir, resume
+        self.objects, meshes = load_objects(config.data, config.network.num_keypoints)
+        self.meshes = {model.obj_id: mesh for model, mesh in zip(self.objects, meshes, strict=True)}
+        paths = [photograph.path for photograph in find_photographs([self.adaptation.photographs])]
+        photographs = read_photographs(paths, self.adaptation.camera)
+        every = round(1 / self.adaptation.held_out_share)
+        self.held_out, self.taught = photographs[::every], [p for i, p in enumerate(photographs) if i % every]
+        if not self.taught:
+            raise ValueError(f"{self.adaptation.photographs}: one photograph is too few: some are held out to check")
+        self.search: PoseSearch | None = None
+        self.checkpoint = checkpoint
+        self.first = self.estimator(checkpoint)
+        known = [model.obj_id for model in self.first.objects]
+        if known != [model.obj_id for model in self.objects]:
+            raise ValueError(f"{checkpoint}: knows objects {known}; give the config that it was trained by")
+        shown = synthesised(config, self.objects, meshes, seed=config.training.seed + 1)
+        num = self.adaptation.calibration_photographs
+        judged = judge(self.first, shown, config.synthesis.K, self.meshes, num)
+        self.confidence = Confidence.fit([j.agreement for j in judged], [j.is_right for j in judged])
+        self.believed = self.adaptation.filter.confidence(judged)
+
+    def estimator(self, path: Path) -> PoseEstimator:
+        """Load a model that looks as all do here."""
+        looking = EstimatorConfig(instances_per_object=self.adaptation.instances_per_object)
+        estimator = PoseEstimator.from_checkpoint(path, looking)
+        self.search = self.search or PoseSearch(
+            estimator.objects, self.meshes, estimator.model.config, self.adaptation.search
+        )
+        estimator.search = self.search
+        return estimator
+
+    def run(self) -> Path:
+        """Go through all rounds, or until one doesn't help."""
+        best, teacher = self.checkpoint, self.first
+        first = now = Assessment.of(teacher, self.held_out, self.confidence)
+        logger.info("agreement in %d photographs held out: %.3f", len(self.held_out), now.agreement)
+        rounds: list[Round] = []
+        all_labels: list[Labels] = []
+        for number in range(1, self.adaptation.rounds + 1):
+            folder = self.run_dir / f"round-{number}"
+            labels = self.label(teacher, folder / "labels.safetensors")
+            student = self.train(best, labels, folder / "training")
+            pupil = self.estimator(student)
+            after = Assessment.of(pupil, self.held_out, self.confidence)
+            is_kept = after.agreement >= now.agreement - self.adaptation.tolerated_loss
+            rounds.append(Round(number, *self.accepted(labels), now, after, is_kept))
+            all_labels.append(labels)
+            verdict = "" if is_kept else "; worse, so this round is undone, and adaptation ends"
+            logger.info("round %d: agreement %.3f, before %.3f%s", number, after.agreement, now.agreement, verdict)
+            write_text(self.run_dir / "rounds.json", json.dumps([asdict(r) for r in rounds], indent=2) + "\n")
+            if not is_kept:
+                break
+            best, teacher, now = student, pupil, after
+        write_page(self.run_dir / "page.html", self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
+        return self.save(best, sum(r.is_kept for r in rounds))
+
+    def label(self, teacher: PoseEstimator, path: Path) -> Labels:
+        """Label the photographs, or read how they were labelled before an interruption."""
+        if self.resume and path.exists():
+            return Labels.load(path)
+        labels = label(teacher, self.taught, self.believed, self.adaptation.filter)
+        expected = sum(entry.probability for entry in labels.labels)
+        if expected < self.adaptation.min_labels or not any(entry.weight for entry in labels.labels):
+            names = ", ".join(model.name for model in self.objects)
+            raise ValueError(
+                f"{self.adaptation.photographs}: of {len(labels.labels)} poses found in {len(self.taught)} photographs "
+                f"about {expected:.0f} are right: too few to learn from. Do they show {names}? Is "
+                f"{self.adaptation.camera} their camera? Otherwise train longer first; the checkpoint stays as it is"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        labels.save(path)
+        return labels
+
+    def train(self, start: Path, labels: Labels, folder: Path) -> Path:
+        """Train a student, and return the average of its weights."""
+        meshes = [self.meshes[model.obj_id] for model in self.objects]
+        hard = replace(self.config, curriculum=CurriculumConfig(steps=0))
+        task = build_task(hard, self.objects, meshes)
+        task.batches = AdaptationBatches(task.batches, self.taught, labels, self.adaptation)
+        task.freeze_batch_norm = self.adaptation.freeze_batch_norm
+        last = folder / "last.safetensors"
+        fit(task, replace(self.adaptation.training, init_from=start), folder, resume=self.resume and last.exists())
+        return last
+
+    def accepted(self, labels: Labels) -> tuple[dict[int, float], dict[int, float]]:
+        """By object: the share of photographs with a label above the threshold, and labels' mean probability."""
+        shares, means = {}, {}
+        for index, model in enumerate(self.objects):
+            own = [entry for entry in labels.labels if entry.object_index == index]
+            threshold = self.adaptation.filter.threshold
+            shares[model.obj_id] = len({p.photograph for p in own if p.probability >= threshold}) / len(self.taught)
+            means[model.obj_id] = float(np.mean([entry.probability for entry in own])) if own else 0.0
+            logger.info(
+                "%s: %d labels, %.0f %% of photographs accepted, mean probability %.2f",
+                model.name,
+                len(own),
+                100 * shares[model.obj_id],
+                means[model.obj_id],
+            )
+        return shares, means
+
+    def save(self, best: Path, num_rounds: int) -> Path:
+        """Write the adapted model without what only training needs."""
+        content = load_checkpoint(best)
+        weights = {name: value for name, value in content.tensors.items() if name.startswith("model.")}
+        more = {"confidence": asdict(self.confidence), "adaptation_rounds": num_rounds}
+        path = self.run_dir / "adapted.safetensors"
+        save_tensors(path, weights, {**content.metadata, **more})
+        return path

@@ -1,0 +1,86 @@
+"""From agreement to probability: how many poses that agree so well are right, counted where the truth is known.
+
+The photographs are synthesised, so nobody labels anything; what real ones add in difficulty isn't seen.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from glimpose.metrics.pose_errors import hull_vertices, mssd_m
+from glimpose.metrics.scores import roc_auc
+from glimpose.objects.agreement import Confidence, Judgement
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.dataset import LabelledPhotographs
+from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
+from glimpose.objects.search import PoseSearch
+from glimpose.objects.train import ObjectsConfig, load_objects
+from glimpose.render.mesh import Mesh, simplify
+from glimpose.training.checkpoint import load_checkpoint, save_tensors
+
+logger = logging.getLogger(__name__)
+
+RIGHT_DIAMETERS = 0.2
+"""A pose is right if no point of the surface is further off than this (MSSD): about ADD(-S) at 0.1 diameters."""
+
+
+def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, seed: int = 1) -> Confidence:
+    """Learn what scores mean on ``num`` photographs synthesised as the config says, and store it in the checkpoint."""
+    content = load_checkpoint(checkpoint)
+    objects, meshes = load_objects(config.data, config.network.num_keypoints)
+    estimator = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig())
+    by_id = {model.obj_id: mesh for model, mesh in zip(objects, meshes, strict=True)}
+    missing = [model.obj_id for model in estimator.objects if model.obj_id not in by_id]
+    if missing:
+        raise ValueError(f"{checkpoint}: knows objects {missing}, which the config's data.models doesn't have")
+    estimator.search = PoseSearch(estimator.objects, by_id, estimator.model.config)
+    judgements = judge(estimator, synthesised(config, objects, meshes, seed), config.synthesis.K, by_id, num)
+    confidence = Confidence.fit([j.agreement for j in judgements], [j.is_right for j in judgements])
+    scores = torch.tensor([confidence(j.agreement) for j in judgements])
+    right = torch.tensor([j.is_right for j in judgements])
+    logger.info("%d of %d poses right; ROC AUC of the scores %.3f", right.sum(), len(right), roc_auc(scores, right))
+    save_tensors(checkpoint, content.tensors, {**content.metadata, "confidence": asdict(confidence)})
+    return confidence
+
+
+def synthesised(
+    config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh], seed: int
+) -> LabelledPhotographs:
+    """Photographs with known poses, as hard as training's hardest."""
+    faces = config.synthesis.mesh_faces
+    simple = [simplify(mesh, faces) if faces else mesh for mesh in meshes]
+    return LabelledPhotographs(objects, simple, config.synthesis, seed)
+
+
+def judge(
+    estimator: PoseEstimator,
+    photographs: LabelledPhotographs,
+    K: np.ndarray,
+    meshes: Mapping[int, Mesh],
+    num: int,
+) -> list[Judgement]:
+    """Estimate poses in the first ``num`` photographs and compare them with the truth."""
+    hulls = {
+        obj_id: hull_vertices(torch.from_numpy(mesh.vertices.astype(np.float64))) for obj_id, mesh in meshes.items()
+    }
+    judgements = []
+    for i in tqdm(range(num), desc="calibrate", unit="image"):
+        photograph = photographs[i]
+        for pose in estimator(photograph.image, K):
+            model = pose.model
+            truths = [
+                torch.from_numpy(cam_T_obj)
+                for obj_id, cam_T_obj in zip(photograph.obj_ids, photograph.cam_T_objs, strict=True)
+                if obj_id == model.obj_id
+            ]
+            found = torch.from_numpy(pose.cam_T_obj)
+            errors_m = [float(mssd_m(found, truth, hulls[model.obj_id], model.symmetries)) for truth in truths]
+            assert pose.agreement is not None
+            is_right = min(errors_m, default=np.inf) < RIGHT_DIAMETERS * model.diameter_m
+            judgements.append(Judgement(model.obj_id, pose.agreement, pose.score, is_right))
+    return judgements

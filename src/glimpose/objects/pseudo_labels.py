@@ -1,0 +1,161 @@
+"""Pseudo-labels: what a teacher says of photographs that nobody labelled, and how far to believe it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from glimpose.data.bop import read_camera
+from glimpose.data.files import read_image
+from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
+from glimpose.objects.estimator import PoseEstimate, PoseEstimator
+from glimpose.training.checkpoint import load_checkpoint, save_tensors
+
+
+@dataclass(frozen=True)
+class FilterConfig:
+    """How far pseudo-labels are believed."""
+
+    measures: Literal["both", "visual", "geometric", "none"] = "both"
+    """What agreement is judged by; "none" believes everything."""
+    kind: Literal["soft", "hard"] = "soft"
+    """Weigh by the probability of being right, or take all above the threshold alike."""
+    threshold: float = 0.5
+    """Of "hard", and of what counts as accepted in reports."""
+    min_weight: float = 0.05
+    """Labels that weigh less are not worth a crop."""
+
+    def confidence(self, judgements: Sequence[Judgement]) -> Confidence | None:
+        """Learn from poses whose truth is known how to judge others; None believes everything."""
+        if self.measures == "none":
+            return None
+        measures = {"both": (*VISUAL, *GEOMETRIC), "visual": VISUAL, "geometric": GEOMETRIC}[self.measures]
+        return Confidence.fit([j.agreement for j in judgements], [j.is_right for j in judgements], measures)
+
+    def weight(self, probability: float) -> float:
+        """Weight of a label that is right with that probability."""
+        if self.kind == "hard":
+            return float(probability >= self.threshold)
+        return probability if probability >= self.min_weight else 0.0
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """An image that nobody labelled."""
+
+    name: str
+    image: np.ndarray
+    K: np.ndarray
+
+
+@dataclass(frozen=True)
+class PseudoLabel:
+    """A pose in a photograph, as the teacher has it."""
+
+    photograph: int
+    object_index: int
+    cam_T_obj: np.ndarray
+    probability: float
+    """Of being right, as far as agreement tells."""
+    weight: float
+    agreement: Agreement
+    visible: np.ndarray
+    """rows×columns float32: probability that a cell of the teacher's crop shows the object."""
+    cells_A_img: np.ndarray
+    """From the photograph's pixels to those cells."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """All pseudo-labels of a round, and where the teacher saw nothing it knows."""
+
+    labels: list[PseudoLabel]
+    background: np.ndarray
+    """n×rows×columns float32, for each photograph the probability that a cell of the glance shows no known object."""
+
+    def save(self, path: Path) -> None:
+        """Write them, whole or not at all."""
+        keys = ("cam_T_obj", "visible", "cells_A_img")
+        tensors = {key: torch.from_numpy(np.array([getattr(label, key) for label in self.labels])) for key in keys}
+        rows = [
+            [label.photograph, label.object_index, label.probability, label.weight, *astuple(label.agreement)]
+            for label in self.labels
+        ]
+        save_tensors(path, {**tensors, "background": torch.from_numpy(self.background)}, {"labels": rows})
+
+    @classmethod
+    def load(cls, path: Path) -> "Labels":
+        """Read what `save` wrote."""
+        content = load_checkpoint(path)
+        arrays = {key: value.numpy() for key, value in content.tensors.items()}
+        labels = [
+            PseudoLabel(
+                photograph=int(row[0]),
+                object_index=int(row[1]),
+                cam_T_obj=arrays["cam_T_obj"][i],
+                probability=row[2],
+                weight=row[3],
+                agreement=Agreement(*row[4:]),
+                visible=arrays["visible"][i],
+                cells_A_img=arrays["cells_A_img"][i],
+            )
+            for i, row in enumerate(content.metadata["labels"])
+        ]
+        return cls(labels, arrays["background"])
+
+
+def read_photographs(paths: Sequence[Path], camera: Path) -> list[Photograph]:
+    """Read images and their cameras; all must have one size."""
+    photographs: list[Photograph] = []
+    for path in tqdm(paths, desc="read photographs", unit="image", leave=False):
+        view = read_camera(camera, int(path.stem) if path.stem.isdecimal() else None)
+        image = read_image(path)
+        view.check_size(image, path)
+        if photographs and image.shape != photographs[0].image.shape:
+            raise ValueError(f"{path}: is {image.shape[1]}×{image.shape[0]} pixels, others aren't; adapt to one camera")
+        photographs.append(Photograph(path.name, image, view.K))
+    return photographs
+
+
+def label(
+    teacher: PoseEstimator, photographs: Sequence[Photograph], confidence: Confidence | None, config: FilterConfig
+) -> Labels:
+    """Let the teacher look at clean photographs, and weigh what it says."""
+    labels, backgrounds = [], []
+    index = {model.obj_id: i for i, model in enumerate(teacher.objects)}
+    for number, photograph in enumerate(tqdm(photographs, desc="label photographs", unit="image", leave=False)):
+        backgrounds.append(teacher.background_probability(photograph.image))
+        for pose in teacher(photograph.image, photograph.K):
+            assert pose.agreement is not None
+            probability = 1.0 if confidence is None else confidence(pose.agreement)
+            labels.append(
+                PseudoLabel(
+                    photograph=number,
+                    object_index=index[pose.model.obj_id],
+                    cam_T_obj=pose.cam_T_obj,
+                    probability=probability,
+                    weight=config.weight(probability),
+                    agreement=pose.agreement,
+                    **_seen(pose, photograph.K),
+                )
+            )
+    return Labels(labels, np.stack(backgrounds).astype(np.float32))
+
+
+def _seen(pose: PoseEstimate, K: np.ndarray) -> Mapping[str, np.ndarray]:
+    look = pose.look
+    visible = look.views.visible[look.index].numpy()
+    cells = round(len(visible) ** 0.5)
+    crop_A_img = look.K.numpy() @ np.linalg.inv(K)
+    return {"visible": visible.reshape(cells, cells).astype(np.float32), "cells_A_img": cells_A_px() @ crop_A_img}
+
+
+def cells_A_px() -> np.ndarray:
+    """From pixels of a network's input to cells of its maps."""
+    shift = 0.5 / STRIDE - 0.5
+    return np.array([[1 / STRIDE, 0, shift], [0, 1 / STRIDE, shift], [0, 0, 1]])

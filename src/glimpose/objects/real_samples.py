@@ -1,0 +1,158 @@
+"""Training samples from photographs with pseudo-labels: the student sees them distorted, the teacher saw them clean.
+
+Targets are drawn from the CAD models at the poses that the teacher gave, exactly as those of synthesised samples. Only
+what hides an object isn't known: there the teacher's mask tells what is seen of it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from glimpose.data.sensor import occlude, simulate_sensor
+from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix, warp
+from glimpose.objects.pseudo_labels import Labels, Photograph, PseudoLabel, cells_A_px
+from glimpose.objects.samples import Closeup, Sample, SampleMaker, at_cells, channels_first
+from glimpose.objects.synthesis import Scene
+from glimpose.render.scene import Instance
+
+
+@dataclass(frozen=True)
+class DistortionConfig:
+    """How the student's view differs from the teacher's, besides the sensor's effects of [synthesis]."""
+
+    roll_deg: float = 15.0
+    """Pictures are turned by up to this, and labels with them."""
+    log_zoom: float = 0.15
+    """Standard deviation of the glance's zoom."""
+    patch_probability: float = 0.5
+    """Of flat patches in front."""
+
+
+class RealSampleMaker:
+    """Makes samples of labelled photographs, with the help of what makes synthesised ones."""
+
+    def __init__(
+        self, maker: SampleMaker, photographs: Sequence[Photograph], labels: Labels, distortion: DistortionConfig
+    ) -> None:
+        self.maker = maker
+        self.photographs = photographs
+        self.labels = [label for label in labels.labels if label.weight > 0]
+        self.background = labels.background
+        self.distortion = distortion
+
+    def gaze(self, rng: np.random.Generator) -> Sample:
+        """Draw a crop around a labelled object."""
+        label = self._draw_label(rng)
+        maker, photograph = self.maker, self.photographs[label.photograph]
+        model, crop_px = maker.objects[label.object_index], maker.network.crop_px
+        aimed = maker.off_target(rng, model, label.cam_T_obj)
+        center_px, side_px = frame_object(aimed, photograph.K, model.diameter_m, maker.network.crop_pad)
+        out_A_img, out_T_cam = self._turned(crop_matrix(center_px, side_px, crop_px), crop_px, rng)
+        K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
+        cam_T_obj = out_T_cam @ label.cam_T_obj
+        instance = [Instance(maker.sampler.objects[label.object_index].mesh, cam_T_obj)]
+        buffers = maker.photographer.renderer.render(instance, K, crop_px, crop_px)
+        amodal = buffers.mask == 1
+        image, covered = self._distorted(photograph, out_A_img, crop_px, side_px / crop_px, rng)
+        visible = amodal & ~covered & (_warped(label.visible, label.cells_A_img, out_A_img, crop_px) > 0.5)
+        closeup = Closeup(
+            label.object_index,
+            model,
+            image,
+            K,
+            cam_T_obj,
+            out_T_cam @ aimed,
+            replace(buffers, mask=visible.astype(np.uint8)),
+            visible,
+            amodal,
+        )
+        return {
+            "image": channels_first(image),
+            "object_index": np.array(label.object_index),
+            **maker.gaze_targets(closeup),
+            "weight": np.array(label.weight, np.float32),
+        }
+
+    def glance(self, rng: np.random.Generator) -> Sample:
+        """Draw a window around a labelled object; where the teacher is unsure, nothing is learned."""
+        chosen, maker, side = self._draw_label(rng), self.maker, self.maker.jitter.window_px
+        photograph = self.photographs[chosen.photograph]
+        rows, columns = photograph.image.shape[:2]
+        glance_A_img, _, _ = glance_matrix(rows, columns, maker.network.glance_scale)
+        zoom = np.exp(rng.normal(0, self.distortion.log_zoom))
+        u, v, z = photograph.K @ chosen.cam_T_obj[:3, 3]
+        center = np.array([u, v]) / z + rng.uniform(-0.4, 0.4, 2) * side / (zoom * glance_A_img[0, 0])
+        window_A_img = crop_matrix(center, side / (zoom * glance_A_img[0, 0]), side)
+        out_A_img, out_T_cam = self._turned(window_A_img, side, rng)
+        K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
+        labels = [label for label in self.labels if label.photograph == chosen.photograph]
+        scene = Scene(
+            tuple(
+                Instance(maker.sampler.objects[label.object_index].mesh, out_T_cam @ label.cam_T_obj)
+                for label in labels
+            ),
+            tuple(label.object_index for label in labels),
+            tuple(maker.sampler.objects[label.object_index].radius_m for label in labels),
+            maker.sampler.config,
+        )
+        buffers = maker.photographer.renderer.render(scene.instances, K, side, side, with_xyz=False)
+        image, covered = self._distorted(photograph, out_A_img, side, 1 / (zoom * glance_A_img[0, 0]), rng)
+        visible = np.stack([_warped(label.visible, label.cells_A_img, out_A_img, side) > 0.5 for label in labels])
+        is_seen = np.take_along_axis(visible, np.maximum(buffers.mask.astype(int) - 1, 0)[None], 0)[0]
+        hidden = (buffers.mask > 0) & ~is_seen  # by something unknown, or the label is wrong
+        buffers = replace(buffers, mask=np.where(is_seen & ~covered, buffers.mask, np.uint8(0)))
+        background_cells_A_img = cells_A_px() @ glance_A_img
+        background = _warped(self.background[chosen.photograph], background_cells_A_img, out_A_img, side)
+        background = np.where(hidden & ~covered, 0, np.where(covered, 1, background)).astype(np.float32)
+        weight_of = np.array([0.0, *(label.weight for label in labels)], np.float32)
+        return {
+            "image": channels_first(image),
+            **maker.glance_targets(scene, buffers, K),
+            "weight": at_cells(np.where(buffers.mask > 0, weight_of[buffers.mask], background)),
+        }
+
+    def _draw_label(self, rng: np.random.Generator) -> PseudoLabel:
+        """Draw an object, then one of its labels: what is rarely accepted is not rarely learned."""
+        objects = sorted({label.object_index for label in self.labels})
+        wanted = objects[int(rng.integers(len(objects)))]
+        chosen = [label for label in self.labels if label.object_index == wanted]
+        return chosen[int(rng.integers(len(chosen)))]
+
+    def _turned(self, out_A_img: np.ndarray, side_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Turn a square picture about its middle; gives its matrix and that of the camera that rolls the same way."""
+        angle = np.deg2rad(rng.uniform(-self.distortion.roll_deg, self.distortion.roll_deg))
+        out_T_cam = np.eye(4)
+        out_T_cam[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        middle = (side_px - 1) / 2
+        turn = out_T_cam[:3, :3].copy()
+        turn[:2, 2] = middle - turn[:2, :2] @ [middle, middle]
+        return turn @ out_A_img, out_T_cam
+
+    def _distorted(
+        self,
+        photograph: Photograph,
+        out_A_img: np.ndarray,
+        side_px: int,
+        native_scale: float,
+        rng: np.random.Generator,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Take the student's picture: uint8 RGB, and where patches cover it."""
+        image = warp(photograph.image, out_A_img, side_px, side_px).astype(np.float32) / 255
+        covered = np.zeros((side_px, side_px), bool)
+        if rng.random() < self.distortion.patch_probability:
+            image, covered = occlude(image, rng, self.maker.photographer.backgrounds.texture)
+        return simulate_sensor(image, rng, self.maker.sampler.config.sensor, native_scale), covered
+
+
+def _warped(cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, side_px: int) -> np.ndarray:
+    """Resample a map of cells to the pixels of a picture; 0 beyond the map."""
+    cells_A_out = cells_A_img @ np.linalg.inv(out_A_img)
+    return cv2.warpAffine(
+        cells,
+        cells_A_out[:2],
+        (side_px, side_px),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+    )

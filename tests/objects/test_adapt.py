@@ -1,0 +1,292 @@
+"""Learning from unlabelled photographs: labels, samples, weights, rounds, and what saves a model from them."""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from parts import Parts
+
+from glimpose.cli import main
+from glimpose.data.bop import Camera, ModelInfo, write_camera
+from glimpose.data.bop_writer import write_models
+from glimpose.data.files import write_image
+from glimpose.nets.glance_gaze import GlanceGaze
+from glimpose.objects.adapt import adapt
+from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
+from glimpose.objects.crops import crop_matrix, frame_object
+from glimpose.objects.dataset import LabelledPhotographs
+from glimpose.objects.estimator import EstimatorConfig
+from glimpose.objects.pseudo_labels import FilterConfig, Labels, Photograph, PseudoLabel, cells_A_px
+from glimpose.objects.real_samples import DistortionConfig, RealSampleMaker
+from glimpose.objects.search import SearchConfig
+from glimpose.objects.self_supervision import Assessment, SelfSupervisionConfig
+from glimpose.objects.task import BatchConfig, gaze_losses, glance_losses
+from glimpose.objects.train import DataConfig, ObjectsConfig, build_task
+from glimpose.training.checkpoint import load_checkpoint, save_tensors
+from glimpose.training.loop import TrainingConfig
+
+AGREES = Agreement(*[0.9] * 7)
+
+
+def perfect_labels(parts: Parts, num: int = 3) -> tuple[list[Photograph], Labels, list]:
+    """Synthesised photographs, labelled by the truth."""
+    drawn = LabelledPhotographs(parts.objects, parts.meshes, parts.synthesis, seed=5)
+    photographs, labels, truths = [], [], []
+    K, size = parts.synthesis.K, parts.network.crop_px
+    index = {model.obj_id: i for i, model in enumerate(parts.objects)}
+    for number in range(num):
+        truth = drawn[number]
+        truths.append(truth)
+        photographs.append(Photograph(str(number), truth.image, K))
+        for obj_id, pose, mask in zip(truth.obj_ids, truth.cam_T_objs, truth.visible_masks, strict=True):
+            model = parts.objects[index[obj_id]]
+            crop_A_img = crop_matrix(*frame_object(pose, K, model.diameter_m, parts.network.crop_pad), size)
+            cells_A_img = cells_A_px() @ crop_A_img
+            v, u = np.mgrid[: size // 4, : size // 4]
+            in_photo = np.linalg.solve(cells_A_img, np.stack([u.ravel(), v.ravel(), np.ones(u.size)]))
+            uu, vv = np.rint(in_photo[:2]).astype(int)
+            inside = (uu >= 0) & (vv >= 0) & (uu < mask.shape[1]) & (vv < mask.shape[0])
+            visible = np.where(inside, mask[vv.clip(0, mask.shape[0] - 1), uu.clip(0, mask.shape[1] - 1)], 0)
+            visible = visible.reshape(u.shape).astype(np.float32)
+            labels.append(PseudoLabel(number, index[obj_id], pose, 0.8, 0.8, AGREES, visible, cells_A_img))
+    return photographs, Labels(labels, np.ones((num, 60, 80), np.float32)), truths
+
+
+def test_labels_survive_being_written(tmp_path: Path, parts: Parts):
+    _, labels, _ = perfect_labels(parts)
+    labels.save(tmp_path / "labels.safetensors")
+    again = Labels.load(tmp_path / "labels.safetensors")
+    assert len(again.labels) == len(labels.labels) > 2
+    for a, b in zip(again.labels, labels.labels, strict=True):
+        assert (a.photograph, a.object_index, a.weight, a.agreement) == (
+            b.photograph,
+            b.object_index,
+            b.weight,
+            b.agreement,
+        )
+        assert np.array_equal(a.cam_T_obj, b.cam_T_obj)
+        assert np.array_equal(a.visible, b.visible)
+
+
+@pytest.mark.parametrize("roll_deg", [0.0, 40.0])
+def test_targets_of_photographs_fit_the_picture(parts: Parts, maker, roll_deg: float):
+    """However the picture was turned: object coordinates, seen by the sample's camera, are where their cells are."""
+    photographs, labels, _ = perfect_labels(parts)
+    real = RealSampleMaker(maker, photographs, labels, DistortionConfig(roll_deg=roll_deg, patch_probability=0))
+    for seed in range(6):
+        sample = real.gaze(np.random.default_rng(seed))
+        model = parts.objects[int(sample["object_index"])]
+        assert sample["weight"] == np.float32(0.8)
+        rows, columns = np.nonzero(sample["valid"])
+        assert len(rows) > 10
+        xyz_m = sample["xyz"][:, rows, columns].T * model.diameter_m / 2
+        xyz_cam = xyz_m @ sample["cam_T_obj"][:3, :3].T + sample["cam_T_obj"][:3, 3]
+        uvw = xyz_cam @ sample["K"].T
+        uv = uvw[:, :2] / uvw[:, 2:]
+        cells = np.stack([columns, rows], 1) * 4 + 1.5
+        assert np.abs(uv - cells).max() < 0.6
+        # An upright camera: turning the picture turns the pose, not K.
+        assert abs(sample["K"][0, 1]) < 1e-3 * sample["K"][0, 0]
+
+
+def test_turned_pictures_show_what_their_targets_say(parts: Parts, maker):
+    """Objects are white: where the target says object, the turned picture looks like it, and elsewhere it doesn't."""
+    photographs, labels, truths = perfect_labels(parts)
+    marked = []
+    for photograph, truth in zip(photographs, truths, strict=True):
+        image = np.zeros_like(photograph.image)
+        for mask in truth.visible_masks:
+            image[mask] = 255
+        marked.append(replace(photograph, image=image))
+    quiet = replace(maker.sampler.config.sensor.eased(0.0), noise_prob=0.0, jpeg_prob=0.0, shading_prob=0.0)
+    maker.sampler.config, before = replace(maker.sampler.config, sensor=quiet), maker.sampler.config
+    try:
+        real = RealSampleMaker(maker, marked, labels, DistortionConfig(roll_deg=60, patch_probability=0))
+        for seed in range(6):
+            sample = real.gaze(np.random.default_rng(seed))
+            seen = sample["image"].mean(0)[2::4, 2::4][sample["valid"] > 0]
+            assert (seen > 128).mean() > 0.9
+            window = real.glance(np.random.default_rng(seed))
+            is_object = window["class_map"] > 0
+            picture = window["image"].mean(0)[2::4, 2::4]
+            assert (picture[is_object] > 128).mean() > 0.8
+            assert (picture[(~is_object) & (window["weight"] > 0.9)] < 128).mean() > 0.9
+    finally:
+        maker.sampler.config = before
+
+
+@torch.no_grad()
+def test_samples_without_weight_teach_nothing(parts: Parts, maker):
+    photographs, labels, _ = perfect_labels(parts)
+    real = RealSampleMaker(maker, photographs, labels, DistortionConfig())
+    task = build_task(ObjectsConfig(network=parts.network), parts.objects, parts.meshes)
+    task.model.eval()
+    crops = [real.gaze(np.random.default_rng(i)) for i in range(3)]
+    windows = [real.glance(np.random.default_rng(i)) for i in range(3)]
+    for samples, losses in ((crops, gaze_losses), (windows, glance_losses)):
+        values = []
+        for junk in (0.0, 1.0):
+            batch = {k: torch.from_numpy(np.stack([s[k] for s in samples])).clone() for k in samples[0]}
+            batch["weight"][0] = 0
+            for name in ("log_depth", "xyz", "points_px", "center_px"):
+                if name in batch:
+                    batch[name][0] += junk
+            image = batch["image"].float() / 255
+            maps = (
+                task.model.glance_maps(image)
+                if losses is glance_losses
+                else task.model.gaze_maps(image, batch["object_index"])
+            )
+            values.append({name: float(value) for name, value in losses(maps, batch, task.lambdas).items()})
+        assert values[0] == values[1]
+
+
+def test_confidence_is_the_share_of_right_poses():
+    """Where rightness depends on one measure alone, that is what confidence learns, and it is calibrated."""
+    rng = np.random.default_rng(0)
+    judgements = []
+    for _ in range(3000):
+        agreement = Agreement(*rng.uniform(0, 1, 7))
+        is_right = rng.random() < 1 / (1 + np.exp(-(8 * agreement.overlap - 5)))
+        judgements.append(Judgement(1, agreement, 0.0, bool(is_right)))
+    confidence = Confidence.fit([j.agreement for j in judgements], [j.is_right for j in judgements])
+    assert abs(confidence.weights[1] - 8) < 1
+    assert max(abs(w) for i, w in enumerate(confidence.weights) if i != 1) < 0.7
+    said = np.array([confidence(j.agreement) for j in judgements])
+    right = np.array([j.is_right for j in judgements])
+    for low in (0.0, 0.2, 0.4, 0.6, 0.8):
+        chosen = (said >= low) & (said < low + 0.2)
+        assert abs(right[chosen].mean() - said[chosen].mean()) < 0.06
+    for measures, others in (("visual", GEOMETRIC), ("geometric", VISUAL)):
+        some = FilterConfig(measures=measures).confidence(judgements)
+        assert some is not None
+        assert all(w == 0 for w, name in zip(some.weights, vars(AGREES), strict=True) if name in others)
+    assert FilterConfig(measures="none").confidence(judgements) is None
+    with pytest.raises(ValueError, match="train longer"):
+        Confidence.fit([AGREES], [False])
+
+
+def test_filters_weigh():
+    assert FilterConfig().weight(0.3) == 0.3
+    assert FilterConfig().weight(0.01) == 0
+    assert FilterConfig(kind="hard").weight(0.3) == 0
+    assert FilterConfig(kind="hard").weight(0.6) == 1
+
+
+@pytest.fixture
+def setting(tmp_path: Path, parts: Parts) -> tuple[ObjectsConfig, Path]:
+    """An untrained model, photographs, CAD models, and a config that takes seconds."""
+    infos = {m.obj_id: ModelInfo(m.diameter_m) for m in parts.objects}
+    write_models(
+        tmp_path / "models", {m.obj_id: mesh for m, mesh in zip(parts.objects, parts.meshes, strict=True)}, infos
+    )
+    drawn = LabelledPhotographs(parts.objects, parts.meshes, parts.synthesis, seed=6)
+    (tmp_path / "photographs").mkdir()
+    for i in range(3):
+        write_image(tmp_path / "photographs" / f"{i:06d}.png", drawn[i].image)
+    write_camera(tmp_path / "camera.json", Camera(parts.synthesis.K, 640, 480))
+    config = ObjectsConfig(
+        data=DataConfig(models=tmp_path / "models"),
+        network=parts.network,
+        synthesis=parts.synthesis,
+        batch=BatchConfig(windows=1, crops=2, validation_windows=1, validation_crops=2),
+        training=TrainingConfig(precision="32-true"),
+        self_supervision=SelfSupervisionConfig(
+            photographs=tmp_path / "photographs",
+            camera=tmp_path / "camera.json",
+            rounds=2,
+            training=TrainingConfig(steps=2, warmup_steps=1, validate_every=2, checkpoint_every=1, precision="32-true"),
+            crops=2,
+            windows=1,
+            search=SearchConfig(num_views=40, num_kept=1),
+            filter=FilterConfig(measures="none"),
+            held_out_share=0.4,
+            calibration_photographs=2,
+            min_labels=1.0,
+            tolerated_loss=1.0,
+        ),
+    )
+    weights = {f"model.{k}": v for k, v in GlanceGaze(parts.network, 2).state_dict().items()}
+    checkpoint = tmp_path / "model.safetensors"
+    objects = [model.to_json() for model in parts.objects]
+    save_tensors(checkpoint, weights, {"kind": "objects", "network": asdict(parts.network), "objects": objects})
+    return config, checkpoint
+
+
+def confident(monkeypatch: pytest.MonkeyPatch, probability: float = 0.5) -> None:
+    """An untrained model is never right, so what its confidence would be is given."""
+    bias = float(np.log(probability / (1 - probability)))
+    monkeypatch.setattr(Confidence, "fit", classmethod(lambda cls, *_, **__: cls((0.0,) * 7, bias)))
+    monkeypatch.setattr("glimpose.objects.adapt.EstimatorConfig", partial(EstimatorConfig, min_certainty=0.0))
+    monkeypatch.setattr("glimpose.objects.adapt.judge", lambda *_: [])
+
+
+def test_rounds_end_in_a_model_and_a_page(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, checkpoint = setting
+    confident(monkeypatch)
+    adapted = adapt(config, checkpoint, tmp_path / "out")
+    content = load_checkpoint(adapted)
+    assert content.metadata["adaptation_rounds"] == 2
+    before = load_checkpoint(checkpoint).group("model")
+    assert any(not torch.equal(before[name], value) for name, value in content.group("model").items())
+    rounds = json.loads((tmp_path / "out" / "rounds.json").read_text())
+    assert [entry["number"] for entry in rounds] == [1, 2]
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert "Agreement before and after" in page
+    assert "<img" in page
+    with pytest.raises(ValueError, match="isn't empty"):
+        adapt(config, checkpoint, tmp_path / "out")
+
+
+def test_an_interrupted_adaptation_goes_on_to_the_same_model(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, checkpoint = setting
+    confident(monkeypatch)
+    config = replace(config, self_supervision=replace(config.self_supervision, rounds=1))
+    once = adapt(config, checkpoint, tmp_path / "once")
+    stopped = tmp_path / "twice"
+    shutil.copytree(tmp_path / "once", stopped)
+    (stopped / "adapted.safetensors").unlink()
+    (stopped / "round-1" / "training" / "last.safetensors").unlink()
+    again = adapt(config, checkpoint, stopped, resume=True)
+    a, b = load_checkpoint(once).group("model"), load_checkpoint(again).group("model")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_round_that_makes_things_worse_is_undone(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, checkpoint = setting
+    confident(monkeypatch)
+    assessed = iter([0.5, 0.6, 0.3])
+
+    def of(cls: type[Assessment], *_: object) -> Assessment:
+        value = next(assessed)
+        return cls(value, {3: value, 7: value})
+
+    monkeypatch.setattr(Assessment, "of", classmethod(of))
+    strict = replace(config, self_supervision=replace(config.self_supervision, tolerated_loss=0.0))
+    adapted = adapt(strict, checkpoint, tmp_path / "out")
+    kept = load_checkpoint(tmp_path / "out" / "round-1" / "training" / "last.safetensors").group("model")
+    assert all(torch.equal(kept[name], value) for name, value in load_checkpoint(adapted).group("model").items())
+    assert "undone" in (tmp_path / "out" / "page.html").read_text()
+
+
+def test_photographs_of_something_else_are_told_not_learned(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config, checkpoint = setting
+    confident(monkeypatch, probability=0.01)
+    doubtful = replace(config.self_supervision, filter=FilterConfig(), min_labels=10.0)
+    with pytest.raises(ValueError, match=r"too few to learn from\. Do they show obj_3, obj_7"):
+        adapt(replace(config, self_supervision=doubtful), checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_folders_are_a_sentence(setting, tmp_path: Path, capsys: pytest.CaptureFixture):
+    config, checkpoint = setting
+    (tmp_path / "c.toml").write_text(f'[data]\nmodels = "{config.data.models}"\n')
+    (tmp_path / "none").mkdir()
+    arguments = ["adapt", str(tmp_path / "c.toml"), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
+    assert main([*arguments, f"self_supervision.photographs={tmp_path / 'none'}"]) == 2
+    assert "no images in this folder" in capsys.readouterr().err
