@@ -11,6 +11,7 @@ from glimpose.nets.led_fcn import (
     LedFcn,
     LedFcnConfig,
     bin_bearings_rad,
+    glow,
     level_sizes,
     pyramid_grid,
     standardised,
@@ -98,7 +99,7 @@ def test_exposure_and_white_balance_change_nothing():
 
 def test_norm_in_training_is_that_of_all_levels_together():
     model = network().train()
-    norm = model.layers[0].norm
+    norm = model.layers[1].norm
     levels = [torch.randn(2, 8, 6, 9) + 1, 3 * torch.randn(2, 8, 3, 5)]
     normed = norm(levels)
     rows = torch.cat([x.movedim(1, -1).reshape(-1, 8) for x in normed])
@@ -181,3 +182,14 @@ def test_at_first_all_levels_have_equal_shares_of_the_robot():
     grid = pyramid_grid(180, 320, SMALL)
     shares = [float(prob[grid.level == level].sum()) for level in range(SMALL.num_scales)]
     assert shares == pytest.approx([1 / SMALL.num_scales] * SMALL.num_scales)
+
+
+def test_lights_glow_and_bright_walls_do_not():
+    """Of a picture with a bright half and a small light, only the light's cell stands out; exposure changes nothing."""
+    image = torch.full((1, 3, 64, 96), 0.2)
+    image[..., :40, 60:] = 0.8
+    image[0, 1, 42:45, 18:21] = 1.0
+    spot = glow(standardised(image))[0]
+    assert int(spot.argmax()) == 5 * 12 + 2
+    torch.testing.assert_close(glow(standardised(0.5 * image))[0], spot, atol=0.05, rtol=0)
+    assert glow(torch.zeros(1, 3, 64, 96)).abs().max() == 0
