@@ -10,7 +10,7 @@ from glimpose.data.backgrounds import Backgrounds
 from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import MtgoeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
-from glimpose.objects.samples import CropJitter, SampleMaker
+from glimpose.objects.samples import SampleConfig, SampleMaker
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.render.mesh import Mesh, box_mesh
 from glimpose.render.scene import make_renderer
@@ -48,7 +48,7 @@ def parts() -> Parts:
 def maker(parts: Parts) -> SampleMaker:
     sampler = SceneSampler(parts.meshes, parts.synthesis)
     photographer = Photographer(make_renderer(), Backgrounds())
-    return SampleMaker(parts.objects, sampler, photographer, parts.network, CropJitter(decoy_probability=0))
+    return SampleMaker(parts.objects, sampler, photographer, parts.network, SampleConfig(decoy_probability=0))
 
 
 @pytest.fixture

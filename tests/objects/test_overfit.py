@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from glimpose.objects.samples import CropJitter
+from glimpose.objects.samples import SampleConfig
 from glimpose.objects.task import BatchConfig, CurriculumConfig, GlanceGazeTask, LambdaConfig
 
 
@@ -14,7 +14,7 @@ def test_one_batch_can_be_learned(parts):
         parts.meshes,
         parts.network,
         parts.synthesis,
-        CropJitter(),
+        SampleConfig(),
         BatchConfig(windows=2, crops=6),
         CurriculumConfig(),
         LambdaConfig(uncertainty=0.0),

@@ -5,7 +5,7 @@ from glimpose.data.backgrounds import Backgrounds
 from glimpose.objects.crops import gaze_reference_depth_m
 from glimpose.objects.estimator import solve_from_coordinates, solve_from_keypoints
 from glimpose.objects.evidence import decode_gaze
-from glimpose.objects.samples import CropJitter, SampleMaker, collate
+from glimpose.objects.samples import SampleConfig, SampleMaker, collate
 from glimpose.objects.synthesis import Photographer, SceneSampler
 from glimpose.objects.task import cell_centers_px
 from glimpose.render.scene import make_renderer
@@ -92,7 +92,7 @@ def test_decoys_show_nothing_of_what_is_asked_for(parts):
     """Whatever stands there: the picture isn't empty, but its masks are."""
     sampler = SceneSampler(parts.meshes, parts.synthesis)
     photographer = Photographer(make_renderer(), Backgrounds())
-    maker = SampleMaker(parts.objects, sampler, photographer, parts.network, CropJitter(decoy_probability=1))
+    maker = SampleMaker(parts.objects, sampler, photographer, parts.network, SampleConfig(decoy_probability=1))
     for seed in range(4):
         sample = maker.gaze(np.random.default_rng(seed))
         assert sample["image"].std() > 5

@@ -22,7 +22,7 @@ from glimpose.objects.dataset import write_dataset
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.evaluate import evaluate
 from glimpose.objects.predict import find_photographs, predict
-from glimpose.objects.samples import CropJitter
+from glimpose.objects.samples import SampleConfig
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.task import Batch, BatchConfig, LambdaConfig
@@ -178,7 +178,7 @@ def demo_config(models: Path, steps: int, seed: int) -> ObjectsConfig:
                 shot_noise=(0.0, 2.0),
             ),
         ),
-        jitter=CropJitter(center=0.05, log_scale=0.08),
+        samples=SampleConfig(center=0.05, log_scale=0.08),
     )
 
 

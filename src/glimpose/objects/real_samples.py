@@ -77,7 +77,7 @@ class RealSampleMaker:
 
     def glance(self, rng: np.random.Generator) -> Sample:
         """Draw a window around a labelled object; where the teacher is unsure, nothing is learned."""
-        chosen, maker, side = self._draw_label(rng), self.maker, self.maker.jitter.window_px
+        chosen, maker, side = self._draw_label(rng), self.maker, self.maker.config.window_px
         photograph = self.photographs[chosen.photograph]
         rows, columns = photograph.image.shape[:2]
         glance_A_img, _, _ = glance_matrix(rows, columns, maker.network.glance_scale)

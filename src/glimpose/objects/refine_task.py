@@ -20,7 +20,7 @@ from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.refine import draw
-from glimpose.objects.samples import Closeup, CropJitter, Sample, SampleMaker, cell_mean, collate
+from glimpose.objects.samples import Closeup, Sample, SampleConfig, SampleMaker, cell_mean, collate
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.objects.task import Batch, CurriculumConfig, load_batches
 from glimpose.objects.train import DataConfig, load_objects
@@ -109,7 +109,7 @@ class RefinementMaker:
         self.perturbation = perturbation
         photographer = Photographer(make_renderer(), Backgrounds(synthesis.backgrounds))
         looks = GlanceGazeConfig(crop_px=network.crop_px, crop_pad=network.crop_pad)
-        self.samples = SampleMaker(objects, SceneSampler(meshes, synthesis), photographer, looks, CropJitter())
+        self.samples = SampleMaker(objects, SceneSampler(meshes, synthesis), photographer, looks, SampleConfig())
 
     def __call__(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
         """Draw one sample; scenes are drawn until one shows an object well enough."""

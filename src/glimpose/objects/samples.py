@@ -26,12 +26,13 @@ Sample = dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
-class CropJitter:
-    """How far training crops are off, as the glance's mistakes will be: standard deviations."""
+class SampleConfig:
+    """What training samples show."""
 
     center: float = 0.07
-    """Of the crop's centre, in crop sides, in each direction."""
+    """How far crops are off, as the glance will be: standard deviation in each direction, in crop sides."""
     log_scale: float = 0.12
+    """The same for the logarithm of their size."""
     window_px: int = 96
     """Side of the glance's training windows: most of a whole photograph shows no object, and would teach little."""
     min_visible_fraction: float = 0.15
@@ -68,17 +69,17 @@ class SampleMaker:
         sampler: SceneSampler,
         photographer: Photographer,
         network: GlanceGazeConfig,
-        jitter: CropJitter,
+        config: SampleConfig,
     ) -> None:
         self.objects = list(objects)
         self.sampler = sampler
         self.photographer = photographer
         self.network = network
-        self.jitter = jitter
+        self.config = config
 
     def glance(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
         """Draw a window of a photograph at the glance's resolution, mostly around some object, with dense targets."""
-        synthesis, side = self.sampler.config, self.jitter.window_px
+        synthesis, side = self.sampler.config, self.config.window_px
         out_A_img, height, width = glance_matrix(synthesis.height, synthesis.width, self.network.glance_scale)
         scene = self.sampler.draw(rng, difficulty)
         center = rng.uniform([0, 0], [width, height])
@@ -94,7 +95,7 @@ class SampleMaker:
 
     def gaze(self, rng: np.random.Generator, difficulty: float = 1.0) -> Sample:
         """Draw one object's crop with its targets; scenes are drawn until one shows an object well enough."""
-        draw = self._try_decoy if rng.random() < self.jitter.decoy_probability else self._try_gaze
+        draw = self._try_decoy if rng.random() < self.config.decoy_probability else self._try_gaze
         while True:
             closeup = draw(rng, difficulty)
             if closeup is not None:
@@ -125,8 +126,8 @@ class SampleMaker:
     def off_target(self, rng: np.random.Generator, model: ObjectModel, cam_T_obj: np.ndarray) -> np.ndarray:
         """Return the pose that a crop is centred on when the glance is as wrong as it may be."""
         aimed = cam_T_obj.copy()
-        aimed[:3, 3] *= np.exp(rng.normal(0, self.jitter.log_scale))
-        aimed[:2, 3] += rng.normal(0, self.jitter.center, 2) * model.diameter_m * self.network.crop_pad
+        aimed[:3, 3] *= np.exp(rng.normal(0, self.config.log_scale))
+        aimed[:2, 3] += rng.normal(0, self.config.center, 2) * model.diameter_m * self.network.crop_pad
         return aimed
 
     def _frame(self, scene: Scene, model: ObjectModel, aimed: np.ndarray) -> tuple[np.ndarray, Scene, Buffers, float]:
@@ -169,7 +170,7 @@ class SampleMaker:
         amodal = renderer.render(scene.instances[:1], half_A_out @ K, half_px, half_px, with_xyz=False).mask == 1
         image, buffers = self.photographer.develop(scene, buffers, rng, native_scale)
         visible = buffers.mask == 1
-        if visible.sum() < self.jitter.min_visible_fraction * max(4 * int(amodal.sum()), 64):
+        if visible.sum() < self.config.min_visible_fraction * max(4 * int(amodal.sum()), 64):
             return None
         return Closeup(object_index, model, image, K, cam_T_obj, aimed, buffers, visible, amodal)
 

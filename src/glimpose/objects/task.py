@@ -14,7 +14,7 @@ from glimpose.geometry.camera import pixel_grid
 from glimpose.nets.glance_gaze import GAZE_UNIT_PX, GLANCE_UNIT_PX, GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.samples import CropJitter, Sample, SampleMaker, collate, one_thread
+from glimpose.objects.samples import Sample, SampleConfig, SampleMaker, collate, one_thread
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import make_renderer
@@ -74,11 +74,11 @@ class SynthesisBatches(Dataset[Batch]):
         meshes: Sequence[Mesh],
         synthesis: SynthesisConfig,
         network: GlanceGazeConfig,
-        jitter: CropJitter,
+        samples: SampleConfig,
         batch: BatchConfig,
         curriculum: CurriculumConfig,
     ) -> None:
-        self.parts = (objects, meshes, synthesis, network, jitter)
+        self.parts = (objects, meshes, synthesis, network, samples)
         self.batch = batch
         self.curriculum = curriculum
         self._maker: SampleMaker | None = None
@@ -87,9 +87,9 @@ class SynthesisBatches(Dataset[Batch]):
     def maker(self) -> SampleMaker:
         """The sample maker of this process: a renderer can't be sent to another."""
         if self._maker is None:
-            objects, meshes, synthesis, network, jitter = self.parts
+            objects, meshes, synthesis, network, samples = self.parts
             photographer = Photographer(make_renderer(), Backgrounds(synthesis.backgrounds))
-            self._maker = SampleMaker(objects, SceneSampler(meshes, synthesis), photographer, network, jitter)
+            self._maker = SampleMaker(objects, SceneSampler(meshes, synthesis), photographer, network, samples)
         return self._maker
 
     def __getitem__(self, index: int) -> Batch:
@@ -137,7 +137,7 @@ class GlanceGazeTask:
         meshes: Sequence[Mesh],
         network: GlanceGazeConfig,
         synthesis: SynthesisConfig,
-        jitter: CropJitter,
+        samples: SampleConfig,
         batch: BatchConfig,
         curriculum: CurriculumConfig,
         lambdas: LambdaConfig,
@@ -146,7 +146,7 @@ class GlanceGazeTask:
         self.objects = list(objects)
         self.network = network
         self.model = GlanceGaze(network, len(self.objects))
-        self.batches = SynthesisBatches(objects, meshes, synthesis, network, jitter, batch, curriculum)
+        self.batches = SynthesisBatches(objects, meshes, synthesis, network, samples, batch, curriculum)
         self.lambdas = lambdas
         self.num_workers = num_workers
         self.freeze_batch_norm = False

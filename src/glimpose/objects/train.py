@@ -7,7 +7,7 @@ from pathlib import Path
 from glimpose.data.bop import model_path, read_models_info
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
-from glimpose.objects.samples import CropJitter
+from glimpose.objects.samples import SampleConfig
 from glimpose.objects.self_supervision import SelfSupervisionConfig
 from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.task import BatchConfig, CurriculumConfig, GlanceGazeTask, LambdaConfig
@@ -39,7 +39,7 @@ class ObjectsConfig:
     batch: BatchConfig = field(default_factory=BatchConfig)
     network: GlanceGazeConfig = field(default_factory=GlanceGazeConfig)
     synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
-    jitter: CropJitter = field(default_factory=CropJitter)
+    samples: SampleConfig = field(default_factory=SampleConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
     """For `adapt`, which training ends with if training.use_self_supervised says so."""
@@ -72,7 +72,7 @@ def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Se
         [simplify(mesh, faces) if faces else mesh for mesh in meshes],
         config.network,
         config.synthesis,
-        config.jitter,
+        config.samples,
         replace(config.batch, seed=config.training.seed),
         config.curriculum,
         config.lambdas,
