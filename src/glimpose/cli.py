@@ -21,7 +21,7 @@ DESCRIPTION = """\
   glimpose calibrate RUN/best.safetensors IMAGES --distance 1.0 --camera camera.json     give a robot's range metres
   glimpose simulate CONFIG --out recording.h5       record robots with LEDs that drive about in a simulated room
 """
-ROBOMASTER = Path("configs/robots/robomaster.toml")
+ROBOMASTER = Path("robomaster")
 CONFIG_HELP = "TOML file; only what differs from the defaults. `key=value` arguments after it override single keys"
 
 

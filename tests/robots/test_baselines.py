@@ -32,7 +32,7 @@ from glimpose.robots.baselines import (
 from glimpose.robots.estimator import DecodeConfig, find_robots, image_maps
 from glimpose.robots.labels import is_seen
 from glimpose.robots.pretexts import latent_pose
-from glimpose.robots.train import RobotsConfig
+from glimpose.robots.train import load_experiment
 from glimpose.training.checkpoint import load_checkpoint
 from glimpose.training.loop import TrainingConfig, _State
 
@@ -204,8 +204,8 @@ def test_a_tiny_clip_gives_places(tmp_path, room):
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_experiment_can_be_read(path):
     if 'track = "robots"' in path.read_text():
-        config = load(RobotsConfig, path)
-        assert (path.parent / config.data.robot).is_file()
+        _, robot = load_experiment(path)
+        assert len(robot.leds) == 6
 
 
 def test_the_mean_predictor_says_the_means_of_what_was_seen(room, tmp_path):
@@ -243,9 +243,7 @@ def test_the_mean_predictor_says_the_means_of_what_was_seen(room, tmp_path):
 
 
 def test_a_robot_becomes_an_object_of_the_other_track(room, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        sys, "argv", ["example", str(room.recording), str(CONFIGS / "robomaster.toml"), str(tmp_path / "out")]
-    )
+    monkeypatch.setattr(sys, "argv", ["example", str(room.recording), "robomaster", str(tmp_path / "out")])
     runpy.run_path(str(EXAMPLES / "03_a_robot_as_an_object.py"), run_name="__main__")
     assert "120 photographs" in capsys.readouterr().out
     config = load(ObjectsConfig, CONFIGS / "cad-supervised.toml", [f"data.models={tmp_path / 'out' / 'models'}"])

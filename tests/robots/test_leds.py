@@ -5,7 +5,7 @@ import pytest
 
 from glimpose.robots.leds import Led, LedRobot, load_leds
 
-ROBOMASTER = Path(__file__).parents[2] / "configs/robots/robomaster.toml"
+ROBOMASTER = Path("robomaster")
 
 
 def test_arcs_of_the_robomaster_are_the_published_ones():
@@ -47,3 +47,13 @@ def test_mistakes_in_the_file_are_named(tmp_path, text, message):
 def test_names_given_twice_are_named():
     with pytest.raises(ValueError, match="a given more than once"):
         LedRobot("x", (Led("a", 0), Led("a", 90)), (0, 0, 0))
+
+
+def test_robots_are_files_or_come_with_glimpose(tmp_path: Path):
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\ngimbal_m = [0, 0, 0.1]\n[[leds]]\nname = "f"\nazimuth_deg = 0\n'
+    )
+    assert load_leds(Path("mine.toml"), beside=tmp_path).name == "mine"
+    assert load_leds(Path("robomaster"), beside=tmp_path).name == "robomaster"
+    with pytest.raises(FileNotFoundError, match=r"robmaster: no such .* or one of robomaster"):
+        load_leds(Path("robmaster"))

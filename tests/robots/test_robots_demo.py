@@ -4,7 +4,7 @@ import pytest
 
 from glimpose.robots.demo import run_demo
 
-ROBOT = Path(__file__).parents[2] / "configs" / "robots" / "robomaster.toml"
+ROBOT = Path("robomaster")
 
 
 def test_demo_refuses_a_folder_with_something_in_it(tmp_path):

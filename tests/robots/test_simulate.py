@@ -22,7 +22,7 @@ from glimpose.robots.place import Place, PlaceConfig
 from glimpose.robots.simulate import SimulationConfig, Simulator, load_simulation, simulate
 
 CONFIGS = Path(__file__).parents[2] / "configs/robots"
-ROBOT = load_leds(CONFIGS / "robomaster.toml")
+ROBOT = load_leds(Path("robomaster"))
 SMALL = SimulationConfig(drive=DriveConfig(frames_per_drive=4), supersampling=1.0)
 
 

@@ -92,6 +92,17 @@ class LedRobot:
         return found[0]
 
 
-def load_leds(path: Path) -> LedRobot:
-    """Read a robot's LEDs from a TOML file; raises FileNotFoundError, or ValueError naming the key at fault."""
-    return load(LedRobot, Path(path))
+def load_leds(robot: Path, beside: Path | None = None) -> LedRobot:
+    """Read a robot's LEDs from a TOML file, or those of a robot that comes with glimpose, by name ("robomaster").
+
+    A relative file is looked for in the folder ``beside``, if one is given. Raises FileNotFoundError, or ValueError
+    naming the key at fault.
+    """
+    if robot.suffix:
+        return load(LedRobot, robot if beside is None else beside / robot)
+    shipped = {path.stem: path for path in Path(__file__).parent.glob("*.toml")}
+    if str(robot) not in shipped:
+        raise FileNotFoundError(
+            f"{robot}: no such robot; expected a .toml file, or one of {', '.join(sorted(shipped))}"
+        )
+    return load(LedRobot, shipped[str(robot)])

@@ -57,8 +57,8 @@ class LedLightConfig:
 class SimulationConfig:
     """What is recorded, and how."""
 
-    robot: Path = Path("robomaster.toml")
-    """File of its LEDs, beside the simulation's own unless the path is absolute."""
+    robot: Path = Path("robomaster")
+    """A robot that comes with glimpose, or a file of its LEDs beside the simulation's own."""
     place: PlaceConfig = field(default_factory=PlaceConfig)
     drive: DriveConfig = field(default_factory=DriveConfig)
     leds: LedLightConfig = field(default_factory=LedLightConfig)
@@ -143,7 +143,7 @@ class Simulator:
 def load_simulation(path: Path, overrides: Sequence[str] = ()) -> tuple[SimulationConfig, LedRobot]:
     """Read a simulation's TOML file, and that of the robot which it names."""
     config = load(SimulationConfig, path, overrides)
-    return config, load_leds(path.parent / config.robot)
+    return config, load_leds(config.robot, beside=path.parent)
 
 
 def simulate(

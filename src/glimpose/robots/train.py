@@ -25,8 +25,8 @@ class RobotDataConfig:
     """In one of the layouts of `data.led_h5`."""
     validation: Path | None = None
     """Another recording to measure on; the end of the first when not given."""
-    robot: Path = Path("robomaster.toml")
-    """File of its LEDs, beside the experiment's own unless the path is absolute."""
+    robot: Path = Path("robomaster")
+    """A robot that comes with glimpose, or a file of its LEDs beside the experiment's own."""
     subsets: tuple[str, ...] | None = None
     """Of an LP recording."""
 
@@ -48,7 +48,7 @@ class RobotsConfig:
 def load_experiment(path: Path, overrides: Sequence[str] = ()) -> tuple[RobotsConfig, LedRobot]:
     """Read an experiment's TOML file, and that of the robot which it names."""
     config = load(RobotsConfig, path, overrides)
-    return config, load_leds(path.parent / config.data.robot)
+    return config, load_leds(config.data.robot, beside=path.parent)
 
 
 def build_task(config: RobotsConfig, robot: LedRobot) -> RobotsTask:
