@@ -5,15 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from glimpose.data.backgrounds import Backgrounds
 from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
-from glimpose.nets.mtgoe import MtgoeConfig
+from glimpose.nets.mtgoe import STRIDE, MtgoeConfig
 from glimpose.objects.catalogue import ObjectModel, object_model
+from glimpose.objects.crops import central_mean, crop_matrix, frame_object
+from glimpose.objects.evidence import Evidence
 from glimpose.objects.samples import SampleConfig, SampleMaker
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.render.mesh import Mesh, box_mesh
-from glimpose.render.scene import make_renderer
+from glimpose.render.scene import Instance, make_renderer
 from glimpose.training.checkpoint import save_tensors
 
 TINY = MtgoeConfig(
@@ -59,3 +62,27 @@ def checkpoint(tmp_path: Path, parts: Parts) -> Path:
     objects = [model.to_json() for model in parts.objects]
     save_tensors(path, weights, {"kind": "objects", "network": asdict(parts.network), "objects": objects})
     return path
+
+
+def true_evidence(parts: Parts, index: int, cam_T_obj: np.ndarray, num_hidden: int = 0) -> Evidence:
+    """What a perfect gaze would say, with the lower rows hidden by something."""
+    K = parts.synthesis.K
+    model, size = parts.objects[index], parts.network.crop_px
+    K_crop = crop_matrix(*frame_object(cam_T_obj, K, model.diameter_m, parts.network.crop_pad), size) @ K
+    buffers = make_renderer().render([Instance(parts.meshes[index], cam_T_obj)], K_crop, size, size)
+    covers, points = central_mean(buffers.xyz, buffers.mask > 0)
+    symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
+    xyz = (points @ symmetry[:3, :3].T + symmetry[:3, 3]) / (model.diameter_m / 2)
+    amodal = buffers.mask.reshape(size // STRIDE, STRIDE, -1, STRIDE).mean((1, 3)).astype(np.float64)
+    visible = covers.astype(np.float64)
+    visible[size // STRIDE - num_hidden :] = 0
+    return Evidence(
+        visible=visible.ravel(),
+        amodal=amodal.ravel(),
+        xyz=xyz.reshape(-1, 3),
+        xyz_std=np.full(visible.size, 0.03),
+        depth_m=central_mean(buffers.depth[..., None], buffers.mask > 0)[1].ravel(),
+        crop=buffers.albedo,
+        K=K_crop,
+        t_m=cam_T_obj[:3, 3],
+    )

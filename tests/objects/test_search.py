@@ -4,17 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from parts import Parts
+from parts import Parts, true_evidence
 from scipy.spatial.transform import Rotation
 
-from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.contour import draw_contour, edge_offsets
-from glimpose.objects.crops import central_mean, crop_matrix, frame_object
-from glimpose.objects.evidence import Evidence
 from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.render.mesh import sphere_mesh
-from glimpose.render.scene import Instance, make_renderer
+from glimpose.render.scene import make_renderer
 
 K = np.array([[570.0, 0, 320], [0, 570, 240], [0, 0, 1]])
 
@@ -30,29 +26,6 @@ def pose(seed: int, z_m: float = 0.6) -> np.ndarray:
 def search(parts: Parts) -> PoseSearch:
     meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
     return PoseSearch(parts.objects, meshes, parts.network, SearchConfig(num_views=400))
-
-
-def true_evidence(parts: Parts, index: int, cam_T_obj: np.ndarray, num_hidden: int = 0) -> Evidence:
-    """What a perfect gaze would say, with the lower rows hidden by something."""
-    model, size = parts.objects[index], parts.network.crop_px
-    K_crop = crop_matrix(*frame_object(cam_T_obj, K, model.diameter_m, parts.network.crop_pad), size) @ K
-    buffers = make_renderer().render([Instance(parts.meshes[index], cam_T_obj)], K_crop, size, size)
-    covers, points = central_mean(buffers.xyz, buffers.mask > 0)
-    symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
-    xyz = (points @ symmetry[:3, :3].T + symmetry[:3, 3]) / (model.diameter_m / 2)
-    amodal = buffers.mask.reshape(size // STRIDE, STRIDE, -1, STRIDE).mean((1, 3)).astype(np.float64)
-    visible = covers.astype(np.float64)
-    visible[size // STRIDE - num_hidden :] = 0
-    return Evidence(
-        visible=visible.ravel(),
-        amodal=amodal.ravel(),
-        xyz=xyz.reshape(-1, 3),
-        xyz_std=np.full(visible.size, 0.03),
-        depth_m=central_mean(buffers.depth[..., None], buffers.mask > 0)[1].ravel(),
-        crop=buffers.albedo,
-        K=K_crop,
-        t_m=cam_T_obj[:3, 3],
-    )
 
 
 def turned_deg(parts: Parts, index: int, found: np.ndarray, truth: np.ndarray) -> float:

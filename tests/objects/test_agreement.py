@@ -1,0 +1,111 @@
+"""How far poses are believed: right ones agree with the photograph in everything, wrong ones in less."""
+
+from dataclasses import astuple, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from parts import Parts, true_evidence
+from scipy.spatial.transform import Rotation
+
+from glimpose.cli import main
+from glimpose.data.bop import ModelInfo
+from glimpose.data.bop_writer import write_models
+from glimpose.objects.agreement import UNCALIBRATED, Agreement, Confidence, agree
+from glimpose.objects.estimator import PoseEstimator
+from glimpose.objects.search import PoseSearch, SearchConfig
+from glimpose.training.checkpoint import load_checkpoint, save_tensors
+
+
+@pytest.fixture(scope="module")
+def search(parts: Parts) -> PoseSearch:
+    meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
+    return PoseSearch(parts.objects, meshes, parts.network, SearchConfig(num_views=2))
+
+
+def moved(cam_T_obj: np.ndarray, turn_deg: float = 0.0, zoom: float = 1.0) -> np.ndarray:
+    pose = cam_T_obj.copy()
+    pose[:3, :3] = Rotation.from_rotvec([0, np.deg2rad(turn_deg), 0]).as_matrix() @ pose[:3, :3]
+    pose[:3, 3] *= zoom
+    return pose
+
+
+def test_the_true_pose_agrees_and_others_less(parts: Parts, search: PoseSearch):
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_euler("xyz", [-130, 20, 35], degrees=True).as_matrix()
+    truth[:3, 3] = [0.03, -0.02, 0.6]
+    model, evidence = parts.objects[0], true_evidence(parts, 0, truth)
+
+    def of(pose: np.ndarray) -> Agreement:
+        return agree(model, pose, evidence, search.draw(model, pose, evidence))
+
+    right = of(truth)
+    assert min(astuple(right)) > 0.8
+    turned, far = of(moved(truth, turn_deg=60)), of(moved(truth, zoom=1.2))
+    assert turned.coordinates < right.coordinates - 0.3
+    assert turned.pattern < right.pattern - 0.2
+    assert far.overlap < right.overlap - 0.15
+    assert far.depth < right.depth - 0.5
+    assert far.center < 0.5
+    assert UNCALIBRATED(right) > UNCALIBRATED(turned)
+    assert UNCALIBRATED(right) > UNCALIBRATED(far)
+
+
+def test_light_changes_neither_pattern_nor_color(parts: Parts, search: PoseSearch):
+    truth = np.eye(4)
+    truth[:3, :3] = Rotation.from_euler("xyz", [-130, 20, 35], degrees=True).as_matrix()
+    truth[2, 3] = 0.6
+    model, evidence = parts.objects[0], true_evidence(parts, 0, truth)
+    drawn = search.draw(model, truth, evidence)
+    bright = agree(model, truth, evidence, drawn)
+    dark = agree(model, truth, replace(evidence, crop=(0.4 * evidence.crop).astype(np.uint8)), drawn)
+    assert dark.pattern == pytest.approx(bright.pattern, abs=0.02)
+    assert dark.color == pytest.approx(bright.color, abs=0.05)
+    red = evidence.crop.copy()
+    red[..., 1:] //= 4
+    assert agree(model, truth, replace(evidence, crop=red), drawn).color < 0.3
+
+
+def test_nothing_seen_agrees_with_nothing(parts: Parts, search: PoseSearch):
+    truth = np.eye(4)
+    truth[2, 3] = 0.6
+    evidence = true_evidence(parts, 0, truth)
+    nothing = replace(evidence, visible=np.zeros_like(evidence.visible), amodal=np.zeros_like(evidence.amodal))
+    measured = agree(parts.objects[0], truth, nothing, search.draw(parts.objects[0], truth, evidence))
+    assert astuple(measured)[:4] == (0, 0, 0, 0)
+    assert np.isfinite(astuple(measured)).all()
+
+
+def test_calibrating_stores_what_scores_mean(
+    checkpoint: Path, parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
+    write_models(tmp_path / "models", meshes, {model.obj_id: ModelInfo(model.diameter_m) for model in parts.objects})
+    (tmp_path / "c.toml").write_text("[synthesis]\nnum_objects = [1, 2]\n")
+    arguments = [
+        "calibrate",
+        str(checkpoint),
+        "--config",
+        str(tmp_path / "c.toml"),
+        f"data.models={tmp_path / 'models'}",
+    ]
+    assert main(["calibrate", str(checkpoint)]) == 2
+    assert "--config: missing" in capsys.readouterr().err
+    before = load_checkpoint(checkpoint)
+    assert main([*arguments, "--num", "1"]) == 2  # an untrained model is never right
+    assert "confidence can be learned only from right and wrong ones" in capsys.readouterr().err
+    monkeypatch.setattr("glimpose.objects.calibrate.RIGHT_DIAMETERS", torch.inf)
+    fixed = Confidence((1.0,) * 7, -2.0)
+    monkeypatch.setattr(Confidence, "fit", classmethod(lambda cls, *_: fixed))
+    assert main([*arguments, "--num", "1"]) == 0
+    assert PoseEstimator.from_checkpoint(checkpoint).confidence == fixed
+    after = load_checkpoint(checkpoint).group("model")
+    assert all(torch.equal(value, after[name]) for name, value in before.group("model").items())
+
+
+def test_a_wrong_confidence_in_a_checkpoint_is_named(checkpoint: Path):
+    content = load_checkpoint(checkpoint)
+    save_tensors(checkpoint, content.tensors, {**content.metadata, "confidence": {"weights": [1.0], "bias": 0.0}})
+    with pytest.raises(ValueError, match="weights: got 1 numbers, expected 7"):
+        PoseEstimator.from_checkpoint(checkpoint)
