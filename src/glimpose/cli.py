@@ -293,6 +293,8 @@ def run_evaluate(args: argparse.Namespace) -> None:
     for name in ("AR", "AR_MSSD", "AR_MSPD", "AR_VSD", "ADD_S_0.1d"):
         value = summary[name]
         print(f"{name:12s} {'-' if value is None else format(100 * value, '.1f')}")
+    if summary["score_auc"] is not None:
+        print(f"{'score AUC':12s} {summary['score_auc']:.2f}")
     logger.info("%s", args.out / "summary.json")
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from glimpose.metrics.scores import mean_interval, roc_auc
+from glimpose.metrics.scores import mean_interval, reliability, roc_auc
 
 
 def test_auc_is_the_share_of_pairs_in_the_right_order():
@@ -32,3 +32,14 @@ def test_interval_of_one_replica_is_unknown():
     mean, half = mean_interval(torch.tensor([5.0]))
     assert mean == 5
     assert math.isnan(half)
+
+
+def test_reliability_of_probabilities_lies_on_the_diagonal():
+    g = torch.Generator().manual_seed(1)
+    prob = torch.rand(20_000, generator=g, dtype=torch.float64)
+    is_right = torch.rand(20_000, generator=g, dtype=torch.float64) < prob
+    bins = reliability(prob, is_right)
+    assert [num for _, _, num in bins] == [4000] * 5
+    for said, came, _ in bins:
+        assert came == pytest.approx(said, abs=0.03)
+    assert reliability(torch.tensor([0.5]), torch.tensor([True])) == [(0.5, 1.0, 1)]

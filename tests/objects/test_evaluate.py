@@ -77,6 +77,23 @@ def test_the_truth_scores_one(dataset: Path, tmp_path: Path) -> None:
     assert [row["num_targets"] for row in summary["objects"]] == [2, 4]
 
 
+def test_scores_are_compared_with_what_comes_of_them(dataset: Path, tmp_path: Path) -> None:
+    rows = truth()
+    wrong = [replace(row, cam_T_obj=far(row.cam_T_obj), score=0.3) for row in rows[:3]]
+    summary = score([*wrong, *rows[3:]], dataset, tmp_path)
+    assert summary["score_auc"] == 1.0
+    assert sum(entry["num"] for entry in summary["reliability"]) == 6
+    assert summary["reliability"][0] == {"score": pytest.approx(0.3), "share_right": 0.0, "num": 2}
+    assert "What scores are worth" in (tmp_path / "scores.html").read_text()
+    assert score(rows, dataset, tmp_path)["score_auc"] is None  # with nothing wrong there is nothing to tell apart
+
+
+def far(cam_T_obj: np.ndarray) -> np.ndarray:
+    moved = cam_T_obj.copy()
+    moved[:3, 3] *= 1.5
+    return moved
+
+
 def test_summary_and_table_are_written(dataset: Path, tmp_path: Path) -> None:
     summary = score(truth()[1:], dataset, tmp_path)
     assert json.loads((tmp_path / "summary.json").read_text()) == summary

@@ -18,6 +18,15 @@ def roc_auc(score: Float[Tensor, " n"], is_positive: Bool[Tensor, " n"]) -> floa
     return float((ranks[is_positive].sum() - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
 
 
+def reliability(
+    score: Float[Tensor, " n"], is_right: Bool[Tensor, " n"], num_bins: int = 5
+) -> list[tuple[float, float, int]]:
+    """Compare scores with what comes of them: for as many bins of equal size, mean score, share right, and number."""
+    order = score.argsort()
+    bins = [chosen for chosen in order.tensor_split(num_bins) if len(chosen)]
+    return [(float(score[i].mean()), float(is_right[i].double().mean()), len(i)) for i in bins]
+
+
 def mean_interval(values: Float[Tensor, " n"], confidence: float = 0.95) -> tuple[float, float]:
     """Mean, and half the width of its confidence interval by Student's t, which is NaN for a single value."""
     n = len(values)

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import logging
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -50,8 +51,10 @@ from glimpose.metrics.recall import (
     VSD_TOLERANCES_DIAMETERS,
     match_greedily,
 )
+from glimpose.metrics.scores import reliability, roc_auc
 from glimpose.render.mesh import Mesh, load_mesh
 from glimpose.render.scene import Instance, Renderer, make_renderer
+from glimpose.viz.report import Page
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +85,16 @@ class Outcome:
 
 
 def evaluate(poses_csv: Path, dataset: Path, split: str, targets: Path, out: Path) -> dict[str, Any]:
-    """Compare poses with the labels of a split; write out/summary.json and out/targets.csv, and return the summary.
+    """Compare poses with the labels of a split; write summary.json, targets.csv and scores.html, return the summary.
 
     A target asks for inst_count instances of an object in an image: the most visible ones. Only as many estimates are
     looked at, those of the highest scores; a missing one counts as wrong. Recalls are shares of the instances asked
     for. AR_MSSD, AR_MSPD and AR_VSD average the recall over the thresholds of BOP, AR is the mean of those three that
     there are (AR_VSD is null unless the split has depth images), and ADD_S_0.1d is the recall of ADD at a tenth of the
     diameter, of ADD-S for objects with symmetries. Medians are over the instances for which there is an estimate,
-    rotations up to symmetry. Time is the mean over the images of the file, null unless it's given for each.
+    rotations up to symmetry. score_auc is the probability that a right pose (by ADD(-S)) outscores a wrong one, and
+    reliability compares mean scores with shares of right poses, in five bins; scores.html plots that. Time is the mean
+    over the images of the file, null unless it's given for each.
     """
     rows = read_results_csv(poses_csv)
     mean_time_s = _mean_time_s(rows, poses_csv)
@@ -125,6 +130,7 @@ def evaluate(poses_csv: Path, dataset: Path, split: str, targets: Path, out: Pat
         "num_images": len(by_frame),
         "num_ignored": len(rows) - num_used,
         "mean_time_s": mean_time_s,
+        **_score_quality(outcomes),
         "objects": [
             {
                 "obj_id": obj_id,
@@ -141,7 +147,20 @@ def evaluate(poses_csv: Path, dataset: Path, split: str, targets: Path, out: Pat
     writer.writerows(vars(outcome) for outcome in outcomes)
     write_text(Path(out) / "targets.csv", table.getvalue())
     write_text(Path(out) / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+    write_scores_page(Path(out) / "scores.html", summary)
     return summary
+
+
+def write_scores_page(path: Path, summary: Mapping[str, Any]) -> None:
+    """Plot what scores are worth."""
+    auc = "an unknown probability" if summary["score_auc"] is None else f"probability {summary['score_auc']:.2f}"
+    page = Page("What scores are worth")
+    page.text(
+        f"Of {summary['num_targets'] - summary['num_missing']} poses; a right one outscores a wrong one with {auc}. "
+        "Where scores are probabilities, the curve is near the line."
+    )
+    x, y = ([entry[key] for entry in summary["reliability"]] for key in ("score", "share_right"))
+    page.curve({"": (x, y)}, "mean score", "share of right poses", diagonal=True).write(path)
 
 
 class ObjectGeometry:
@@ -314,6 +333,19 @@ def _scores(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "num_missing": sum(outcome.score is None for outcome in outcomes),
         "median_rotation_deg": _median(outcome.rotation_deg for outcome in outcomes),
         "median_translation_m": _median(outcome.translation_m for outcome in outcomes),
+    }
+
+
+def _score_quality(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """How well scores tell right poses from wrong ones, and whether they are probabilities."""
+    judged = [(outcome.score, outcome.add_correct) for outcome in outcomes if outcome.score is not None]
+    score = torch.tensor([value for value, _ in judged], dtype=torch.float64)
+    is_right = torch.tensor([right for _, right in judged], dtype=torch.bool)
+    auc = roc_auc(score, is_right)
+    bins = reliability(score, is_right)
+    return {
+        "score_auc": None if math.isnan(auc) else auc,
+        "reliability": [{"score": s, "share_right": right, "num": num} for s, right, num in bins],
     }
 
 
