@@ -2,7 +2,8 @@
 
     python benchmarks/stages.py CHECKPOINT --dataset LMO --split val --targets LMO/val_targets_bop19.json
 
-Prints a Markdown table. "true centres" gives the gaze crops around the true centres, at the true distances.
+Prints a Markdown table; with --models LMO/models also for the search. "true centres" gives the gaze crops around the
+true centres, at the true distances.
 """
 
 import argparse
@@ -16,6 +17,8 @@ from tqdm import tqdm
 from glimpose.data.bop import BopDataset, Frame, ResultRow, write_results_csv
 from glimpose.objects.estimator import Detection, EstimatorConfig, PoseEstimate, PoseEstimator
 from glimpose.objects.evaluate import evaluate
+from glimpose.objects.predict import load_meshes
+from glimpose.objects.search import PoseSearch
 
 
 def true_detections(estimator: PoseEstimator, frame: Frame) -> list[Detection]:
@@ -36,6 +39,7 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--split", default="val")
     parser.add_argument("--targets", type=Path, required=True)
+    parser.add_argument("--models", type=Path, help="folder of CAD models, for the search")
     args = parser.parse_args()
 
     frames = list(BopDataset(args.dataset, args.split))
@@ -46,9 +50,16 @@ def main() -> None:
             ResultRow(frame.scene_id, frame.im_id, pose.model.obj_id, pose.score, pose.cam_T_obj) for pose in poses
         )
 
-    for correspondences, looks in product(("keypoints", "coordinates"), (1, 2)):
-        estimator = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(correspondences, looks))
-        name = f"{correspondences}, {looks} look{'s' if looks > 1 else ''}"
+    search: PoseSearch | None = None
+    for solver, looks in product(("keypoints", "coordinates", *(["search"] if args.models else [])), (1, 2)):
+        correspondences = "keypoints" if solver == "keypoints" else "coordinates"
+        config = EstimatorConfig(correspondences, looks, instances_per_object=1)
+        estimator = PoseEstimator.from_checkpoint(args.checkpoint, config)
+        if solver == "search":
+            meshes = load_meshes(estimator, args.models)
+            search = search or PoseSearch(estimator.objects, meshes, estimator.model.config)
+            estimator.search = search
+        name = f"{solver}, {looks} look{'s' if looks > 1 else ''}"
         for frame in tqdm(frames, desc=name):
             image = frame.read_image()
             keep(f"glance → {name}", frame, estimator(image, frame.K))
