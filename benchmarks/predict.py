@@ -1,6 +1,6 @@
 """Where a photograph's time goes: each stage's milliseconds, FLOPs, and share of what the machine can do.
 
-    python benchmarks/predict.py CHECKPOINT PHOTOGRAPH CAMERA.json [--objects 8] [--threads 2]
+    python benchmarks/predict.py CHECKPOINT PHOTOGRAPH [CAMERA.json] [--models MODELS] [--objects 8] [--threads 2]
 
 Prints a Markdown table. The limit is measured in the same run: a large float32 matrix product on as many threads.
 """
@@ -18,6 +18,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from glimpose import EstimatorConfig, PoseEstimator, read_camera, read_image
 from glimpose.objects.crops import glance_matrix
 from glimpose.objects.estimator import Detection
+from glimpose.objects.predict import load_meshes
+from glimpose.objects.search import PoseSearch
+from glimpose.robots.estimator import RobotEstimator
+from glimpose.training.checkpoint import load_checkpoint
 
 
 def median_ms(run: Callable[[], object], repeats: int = 15) -> float:
@@ -38,17 +42,12 @@ def gflop(run: Callable[[], object]) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def main() -> None:
-    """Measure."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("photograph", type=Path)
-    parser.add_argument("camera", type=Path)
-    parser.add_argument("--objects", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+Stages = dict[str, tuple[Callable[[], object], bool]]
+"""What to run, and whether it is a network alone."""
 
+
+def object_stages(args: argparse.Namespace) -> Stages:
+    """Glance and gaze, each with and without what prepares and decodes."""
     estimator = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(looks=1))
     model = estimator.model
     image, K = read_image(args.photograph), read_camera(args.camera).K
@@ -61,16 +60,53 @@ def main() -> None:
     # Where the objects are doesn't matter for the time; that there are so many does.
     places = np.random.default_rng(0).uniform([80, 80], [width - 80, height - 80], (args.objects, 2))
     detections = [Detection(int(i), place, 0.9, 1.0) for i, place in zip(index, places, strict=True)]
+    stages: Stages = {
+        "glance, network": (lambda: model.glance_maps(photograph), True),
+        "glance, all": (lambda: estimator.glance(image, K), False),
+        f"gaze, network, {args.objects} crops": (lambda: model.gaze_maps(crops, index), True),
+        f"gaze, all, {args.objects} crops": (lambda: estimator.gaze(image, K, detections), False),
+        f"poses by PnP, all, {args.objects} objects": (lambda: estimator.estimate(image, K, detections), False),
+    }
+    if args.models:
+        searching = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(looks=1))
+        searching.search = PoseSearch(estimator.objects, load_meshes(estimator, args.models), model.config)
+        name = f"poses by search, all, {args.objects} objects"
+        stages[name] = (lambda: searching.estimate(image, K, detections), False)
+    return stages
+
+
+def robot_stages(args: argparse.Namespace) -> Stages:
+    """The network, and all from a photograph to the robots' poses."""
+    estimator = RobotEstimator.from_checkpoint(args.checkpoint)
+    image = read_image(args.photograph)
+    scale = estimator.model.network.input_scale
+    rows, columns = round(image.shape[0] * scale), round(image.shape[1] * scale)
+    small = torch.rand(1, 3, rows, columns).contiguous(memory_format=torch.channels_last)
+    return {
+        "network": (lambda: estimator.network(small), True),
+        "all": (lambda: estimator(image, None), False),
+    }
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="of objects or of robots")
+    parser.add_argument("photograph", type=Path)
+    parser.add_argument("camera", type=Path, nargs="?", help="objects: BOP's camera.json")
+    parser.add_argument("--models", type=Path, help="objects: folder of CAD models, for the search")
+    parser.add_argument("--objects", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=2)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    is_robot = load_checkpoint(args.checkpoint).metadata.get("kind") == "robots"
+    if not is_robot and args.camera is None:
+        parser.error("objects need CAMERA")
 
     matrix = torch.rand(2048, 2048)
     with torch.inference_mode():
         limit = 2 * 2048**3 / 1e6 / median_ms(lambda: matrix @ matrix)
-        stages = {
-            "glance, network": (lambda: model.glance_maps(photograph), True),
-            "glance, all": (lambda: estimator.glance(image, K), False),
-            f"gaze, network, {args.objects} crops": (lambda: model.gaze_maps(crops, index), True),
-            f"gaze, all, {args.objects} crops": (lambda: estimator.gaze(image, K, detections), False),
-        }
+        stages = robot_stages(args) if is_robot else object_stages(args)
         print(f"machine's limit: {limit:.0f} GFLOP/s in float32 on {args.threads} threads\n")
         print("| stage | ms | GFLOP | share of the limit |\n|---|---|---|---|")
         for name, (run, is_network) in stages.items():
