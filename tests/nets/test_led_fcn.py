@@ -193,3 +193,14 @@ def test_lights_glow_and_bright_walls_do_not():
     assert int(spot.argmax()) == 5 * 12 + 2
     torch.testing.assert_close(glow(standardised(0.5 * image))[0], spot, atol=0.05, rtol=0)
     assert glow(torch.zeros(1, 3, 64, 96)).abs().max() == 0
+
+
+def test_positions_lean_on_what_glows_as_much_as_asked():
+    model = network().eval()
+    image = torch.full((1, 3, 180, 320), 0.3)
+    image[0, :, 60:64, 200:204] = 1.0
+    with torch.no_grad():
+        plain, leaning = model(image), model(image, glow_weight=2.0)
+    near = (leaning["uv"][0] - torch.tensor([201.5, 61.5])).norm(dim=1) < 12
+    assert leaning["position"][0].softmax(0)[near].sum() > 20 * plain["position"][0].softmax(0)[near].sum()
+    torch.testing.assert_close(leaning["led"], plain["led"])

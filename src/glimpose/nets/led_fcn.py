@@ -41,8 +41,6 @@ class LedFcnConfig:
     num_scales: int = 4
     ratio: float = 2**-0.5
     """Size of each level relative to the one before."""
-    glow: float = 1.0
-    """How much likelier a robot is, at first, where something small is brighter than what is around it; see `glow`."""
     channels: tuple[int, ...] = (24, 32, 48, 64, 64, 64, 64)
 
     def __post_init__(self) -> None:
@@ -217,14 +215,15 @@ class LedFcn(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
         # About the logarithm of how many cells there are: at first a robot is as likely somewhere as nowhere.
         self.no_robot = nn.Parameter(torch.tensor([7.0]))
-        self.glow_weight = nn.Parameter(torch.tensor([config.glow]))
         self.register_buffer("azimuth_rad", torch.tensor(azimuth_rad))
         # A sum of both, so that weight decay pulls towards the arc instead of towards "seen half of the time".
         self.register_buffer("arc", curve_coefficients(self.azimuth_rad, torch.tensor(half_width_rad)))
         self.arc_change = nn.Parameter(torch.zeros_like(self.arc))
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, glow_weight: Tensor | float = 0.0) -> dict[str, Tensor]:
         """Predict maps of RGB images in 0..1, b×3×h×w of any size, already resized by ``input_scale``.
+
+        With a ``glow_weight``, robots are likelier where something glows, as they are at the beginning of training.
 
         Over the n cells of `PyramidGrid`, whose tensors are given too (``uv`` as b×n×2): ``position`` b×n and
         ``bearing`` b×n×bins, logits of where a robot is and from where it's seen (or b×n×2, cos and sin); ``led``
@@ -248,7 +247,7 @@ class LedFcn(nn.Module):
         # A coarse cell stands for as many as it would be on the finest level: all levels start with equal shares.
         log_copies = grid["num_copies"].log().split([spot.shape[1] for spot in spots])
         prior = [
-            (self.glow_weight * spot + copies).log_softmax(1) + math.log(spots[0].shape[1])
+            (glow_weight * spot + copies).log_softmax(1) + math.log(spots[0].shape[1])
             for spot, copies in zip(spots, log_copies, strict=True)
         ]
         maps["position"] = maps["position"][..., 0] + torch.cat(prior, 1)
