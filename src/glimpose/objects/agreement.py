@@ -86,7 +86,7 @@ class Confidence:
         measures: Sequence[str] = (*VISUAL, *GEOMETRIC),
         ridge: float = 1.0,
     ) -> "Confidence":
-        """Fit by penalised maximum likelihood, from some of the measures.
+        """Fit by penalised maximum likelihood, from some of the measures, none of which may count against a pose.
 
         Raises ValueError where all poses are right, or none is.
         """
@@ -105,7 +105,8 @@ class Confidence:
             gradient = -(sign * expit(-margin)) @ x + ridge * penalised
             return float(-log_expit(margin).sum() + 0.5 * ridge * penalised @ penalised), gradient
 
-        w = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B").x
+        bounds = [(0, None)] * (x.shape[1] - 1) + [(None, None)]
+        w = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
         return cls(tuple(w[:-1].tolist()), float(w[-1]))
 
 
