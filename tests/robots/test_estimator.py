@@ -9,8 +9,8 @@ import torch
 from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
 from glimpose.data.led_h5_writer import ml_row
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
-from glimpose.robots.calibrate import depth_at_distance, scale_m
-from glimpose.robots.estimator import DecodeConfig, Sighting, find_robots, focal_px, in_photograph, place, ray
+from glimpose.robots.calibrate import depth_at_distance, height_m, scale_m
+from glimpose.robots.estimator import DecodeConfig, Sighting, find_robots, focal_px, in_photograph, lowered, place, ray
 from glimpose.robots.leds import Led, LedRobot
 
 CONFIG = LedFcnConfig(num_scales=3)
@@ -160,6 +160,20 @@ def test_one_sighting_at_a_known_distance_gives_the_scale():
     seen = Sighting((uv + 0.5) * 0.5 - 0.5, 1.0, 0.0, 0.0, log_range, np.zeros(1))
     found = scale_m(seen, math.hypot(*pose[:2]), 640, 360, CAMERA, 0.5)
     assert found * focal_px(CAMERA) * 0.5 * math.exp(log_range) == pytest.approx(depth_m, rel=0.02)
+
+
+def test_points_above_the_joint_are_lowered_to_it():
+    """A network that points at a robot's roof: calibration tells how high that is, and predictions come down."""
+    uv, depth_m, _ = true_view(1.5, 0.4, 0.3)
+    above = depth_m * ray(uv, CAMERA) + CAMERA.base_T_cam[:3, :3].T @ [0, 0, 0.09]
+    seen_uv = cv2.projectPoints(above[None], np.zeros(3), np.zeros(3), CAMERA.K, CAMERA.distortion)[0].ravel()
+    assert seen_uv[1] < uv[1] - 10
+    found_uv, found_depth_m = lowered(seen_uv, above[2], 0.09, CAMERA)
+    np.testing.assert_allclose(found_uv, uv, atol=1e-6)
+    assert found_depth_m == pytest.approx(depth_m)
+    sighting = Sighting((seen_uv + 0.5) * 0.5 - 0.5, 1.0, 0.0, 0.0, 0.0, np.zeros(1))
+    told = height_m(sighting, math.hypot(1.5, 0.4), 640, 360, CAMERA, 0.5)
+    assert told == pytest.approx(ROBOT.gimbal_m[2] + 0.09, abs=0.01)
 
 
 def test_a_distance_nearer_than_the_camera_is_refused():

@@ -104,7 +104,10 @@ def test_calibration_puts_the_robot_at_the_distance_and_changes_nothing_else(fol
     after = load_checkpoint(path)
     assert before.tensors.keys() == after.tensors.keys()
     assert all((before.tensors[name] == value).all() for name, value in after.tensors.items())
-    assert {**before.metadata, "scale_m": None} == {**after.metadata, "scale_m": None}
+    told = {"scale_m": None, "height_m": None}
+    assert {**before.metadata, **told} == {**after.metadata, **told}
+    assert after.metadata["scale_m"] > 0
+    assert np.isfinite(after.metadata["height_m"])
     argv = ["predict", path, folder / "images" / "0.png", "--camera", room.recording, "--out", folder / "poses.csv"]
     assert main(list(map(str, argv))) == 0
     assert read_robot_poses(folder / "poses.csv")[0].values["distance_m"] == pytest.approx(1.7, rel=1e-4)

@@ -24,14 +24,16 @@ def calibrate(
 ) -> float:
     """Store in the checkpoint the scale at which the robot in the images is that far away; returns it.
 
-    The distance is from base to base in the ground plane. Of several images the median counts. Everything else in the
-    file stays as it is. ValueError if an image shows no robot with at least that presence.
+    The distance is from base to base in the ground plane. Of several images the median counts. Where the camera's
+    height is known, the same images tell how high the point is that the network points at, which nothing in its
+    training ties to the joint: that is stored, too, and predictions are corrected by it. Everything else in the file
+    stays as it is. ValueError if an image shows no robot with at least that presence.
     """
     if not distance_m > 0:
         raise ValueError(f"distance: got {distance_m:g}, expected metres above 0")
     estimator = RobotEstimator.from_checkpoint(checkpoint)
     view = read_robot_camera(camera)
-    scales = []
+    scales, heights_m = [], []
     for path in images:
         image = read_image(path)
         height, width = image.shape[:2]
@@ -43,12 +45,26 @@ def calibrate(
                 f"{path}: no robot found (presence {seen.presence:.2f}, expected at least {min_presence}); "
                 "give an image that shows one"
             )
+        heights_m.append(height_m(seen, distance_m, width, height, view, estimator.model.network.input_scale))
         scales.append(scale_m(seen, distance_m, width, height, view, estimator.model.network.input_scale))
     found = float(np.median(scales))
     logger.info("scale %.4g, from %d image(s): %.4g to %.4g", found, len(scales), min(scales), max(scales))
+    middle_m = float(np.median(heights_m))
+    if not np.isnan(middle_m):
+        logger.info("points %.3f m above the floor: %.3f to %.3f", middle_m, min(heights_m), max(heights_m))
     content = load_checkpoint(checkpoint)
-    save_tensors(checkpoint, content.tensors, {**content.metadata, "scale_m": found})
+    told = {"scale_m": found, "height_m": None if np.isnan(middle_m) else middle_m}
+    save_tensors(checkpoint, content.tensors, {**content.metadata, **told})
     return found
+
+
+def height_m(
+    seen: Sighting, distance_m: float, width: int, height: int, camera: RobotCamera, input_scale: float
+) -> float:
+    """Return how high a robot at this distance is pointed at; NaN where the camera's height isn't known."""
+    uv_px = in_photograph(seen.uv_px, width, height, input_scale)
+    depth_m = depth_at_distance(uv_px, distance_m, camera)
+    return float(camera.base_T_cam[2, 3] + (camera.base_T_cam[:3, :3] @ ray(uv_px, camera))[2] * depth_m)
 
 
 def scale_m(

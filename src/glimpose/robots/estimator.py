@@ -152,11 +152,18 @@ class RobotEstimator:
     """A trained network, its scale if it is known, and the geometry that turns its maps into poses."""
 
     def __init__(
-        self, network: nn.Module, model: RobotModel, scale_m: float | None, config: DecodeConfig | None = None
+        self,
+        network: nn.Module,
+        model: RobotModel,
+        scale_m: float | None,
+        config: DecodeConfig | None = None,
+        height_m: float | None = None,
     ) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.scale_m = scale_m
+        self.height_m = height_m
+        """How high the point is that the network points at, if a calibration told it; the joint's height if not."""
         self.config = config or DecodeConfig()
 
     @classmethod
@@ -169,7 +176,8 @@ class RobotEstimator:
         model = from_dict(RobotModel, checkpoint.metadata["model"], where=f"{path}, model")
         network = model.build()
         load_weights(network, checkpoint.group("model"), path)
-        return cls(network.to(device), model, checkpoint.metadata["scale_m"], config)
+        height_m = checkpoint.metadata.get("height_m")
+        return cls(network.to(device), model, checkpoint.metadata["scale_m"], config, height_m)
 
     @torch.inference_mode()
     def sight(self, image: np.ndarray) -> list[Sighting]:
@@ -196,6 +204,8 @@ class RobotEstimator:
         pose = cam_T_robot = distance_m = None
         if self.scale_m is not None and camera is not None:
             depth_m = self.scale_m * focal_px(camera) * input_scale * math.exp(seen.log_range)
+            if self.height_m is not None:
+                uv_px, depth_m = lowered(uv_px, depth_m, self.height_m - self.model.robot.gimbal_m[2], camera)
             pose, cam_T_robot = place(uv_px, depth_m, seen.bearing_rad, camera, self.model.robot)
             distance_m = float(np.hypot(*pose[:2]))
         return RobotEstimate(
@@ -225,6 +235,13 @@ def ray(uv_px: np.ndarray, camera: RobotCamera) -> np.ndarray:
     """(x, y, 1) of what is seen at a pixel, with the lens's distortion undone."""
     x, y = cv2.undistortPoints(np.array([[uv_px]], np.float64), camera.K, camera.distortion)[0, 0]
     return np.array([x, y, 1.0])
+
+
+def lowered(uv_px: np.ndarray, depth_m: float, by_m: float, camera: RobotCamera) -> tuple[np.ndarray, float]:
+    """Pixel and depth of the point that lies so far below, in the world, the one seen at a pixel and a depth."""
+    xyz = depth_m * ray(uv_px, camera) - camera.base_T_cam[:3, :3].T @ np.array([0.0, 0.0, by_m])
+    moved, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), camera.K, camera.distortion)
+    return moved.ravel(), float(xyz[2])
 
 
 def place(
