@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from glimpose.cli import main
-from glimpose.config import load
 from glimpose.data.led_h5 import open_recording
 from glimpose.data.led_h5_writer import ml_row
 from glimpose.render.scene import Instance, make_renderer
@@ -267,5 +266,5 @@ def test_the_other_robot_is_in_view_mostly_but_not_always():
 
 def test_configs_of_both_places_are_complete():
     for name in ("place-a", "place-b"):
-        config = load(SimulationConfig, CONFIGS / f"{name}.toml")
-        assert (CONFIGS / config.robot).is_file()
+        _, robot = load_simulation(CONFIGS / f"{name}.toml")
+        assert robot == ROBOT
