@@ -19,7 +19,7 @@ from glimpose.viz.overlay import PoseLabel, draw_poses
 
 logger = logging.getLogger(__name__)
 
-SHOWN_SCORE = 0.02
+SHOWN_SCORE = 0.1
 """Pictures leave out less sure poses; the result file has them all."""
 
 
