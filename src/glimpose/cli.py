@@ -124,12 +124,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     calibrate.add_argument("checkpoint", type=Path, help="what train wrote; what is found out is stored in it")
     calibrate.add_argument("images", type=Path, nargs="*", help="robots: images that show one at that distance")
-    calibrate.add_argument("--distance", type=float, help="robots: metres, from base to base")
+    calibrate.add_argument(
+        "--distance",
+        type=float,
+        nargs="+",
+        metavar="METRES",
+        help="robots: from base to base; one for all images, or one for each",
+    )
     calibrate.add_argument("--camera", type=Path, help="robots: JSON or recording of this camera")
     calibrate.add_argument("--config", type=Path, help=f"objects: {CONFIG_HELP}")
     calibrate.add_argument("--num", type=int, default=60, help="objects: photographs made up (default: %(default)s)")
-    calibrate.set_defaults(overrides=[])
-    calibrate.set_defaults(run=run_calibrate)
+    calibrate.set_defaults(run=run_calibrate, overrides=[])
 
     table = verbs.add_parser("table", help="gather robots' scores over replicas", description=run_table.__doc__)
     table.add_argument("runs", type=Path, nargs="+", help="folders with summary.json below: ROW/REPLICA/summary.json")
@@ -245,7 +250,8 @@ def run_predict(args: argparse.Namespace) -> None:
         raise ValueError("--camera: missing; objects' poses can't be told without")
 
     from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
-    from glimpose.objects.predict import find_photographs, load_meshes, predict
+    from glimpose.objects.photographs import find_photographs
+    from glimpose.objects.predict import load_meshes, predict
 
     config = EstimatorConfig(instances_per_object=args.instances)
     if args.correspondences:
@@ -330,7 +336,7 @@ def run_calibrate(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(missing) or 'images'}: missing; a robot's scale comes from its known distance")
     from glimpose.robots.calibrate import calibrate
 
-    print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera):.6g}")
+    print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera).scale_m:.6g}")
 
 
 def run_table(args: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from glimpose.data.led_h5 import open_recording
 from glimpose.data.robot_poses import read_robot_poses
 from glimpose.nets.led_fcn import LedFcnConfig, pyramid_grid
 from glimpose.nets.regressors import Autoencoder, FrozenEncoderHead, as_maps, load_clip
-from glimpose.objects.predict import find_photographs
+from glimpose.objects.photographs import find_photographs
 from glimpose.objects.train import ObjectsConfig, load_objects
 from glimpose.robots.baselines import (
     AutoencoderPretext,

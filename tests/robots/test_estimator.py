@@ -9,8 +9,8 @@ import torch
 from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
 from glimpose.data.led_h5_writer import ml_row
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
-from glimpose.robots.calibrate import depth_at_distance, height_m, scale_m
-from glimpose.robots.estimator import DecodeConfig, Sighting, find_robots, focal_px, in_photograph, lowered, place, ray
+from glimpose.robots.calibrate import Known, depth_at_distance, fit_scale
+from glimpose.robots.estimator import DecodeConfig, base_axes, find_robots, in_photograph, lowered, place, ray
 from glimpose.robots.leds import Led, LedRobot
 
 CONFIG = LedFcnConfig(num_scales=3)
@@ -152,14 +152,34 @@ def test_distortion_is_undone():
     assert np.abs(ray(uv[0, 0], CAMERA) - xyz[0]).max() > 1e-3
 
 
-def test_one_sighting_at_a_known_distance_gives_the_scale():
+def test_depths_follow_from_distances_in_the_ground_plane():
     for pose in [(1.0, 0.0, 0.3), (0.8, 0.6, -2.0)]:
         uv, depth_m, _ = true_view(*pose)
         assert depth_at_distance(uv, math.hypot(*pose[:2]), CAMERA) == pytest.approx(depth_m, rel=0.02)
-    log_range = -4.2
-    seen = Sighting((uv + 0.5) * 0.5 - 0.5, 1.0, 0.0, 0.0, log_range, np.zeros(1))
-    found = scale_m(seen, math.hypot(*pose[:2]), 640, 360, CAMERA, 0.5)
-    assert found * focal_px(CAMERA) * 0.5 * math.exp(log_range) == pytest.approx(depth_m, rel=0.02)
+
+
+def known(depth_m: float, exponent: float, scale_m: float = 0.3) -> Known:
+    """What a network shows whose range grows with another power of the depth; the focal length is 1."""
+    return Known(math.log(depth_m / scale_m) / exponent, math.log(depth_m), math.nan)
+
+
+def test_images_at_one_distance_give_a_scale_and_no_exponent():
+    sightings = [known(depth_m, 1.4) for depth_m in (1.9, 2.0, 2.1)]
+    found = fit_scale(sightings)
+    assert found.exponent == 1
+    assert found.depth_m(sightings[1].log_range, 1.0) == pytest.approx(2.0)
+
+
+def test_images_at_several_distances_tell_how_ranges_grow_and_one_mistake_does_not_matter():
+    sightings = [known(depth_m, 1.4) for depth_m in (0.8, 1.2, 1.7, 2.4, 3.3)]
+    for found in (fit_scale(sightings), fit_scale([*sightings, known(2.0, 0.4)])):
+        assert found.exponent == pytest.approx(1.4, abs=0.05)
+        assert found.depth_m(known(3.0, 1.4).log_range, 1.0) == pytest.approx(3.0, rel=0.03)
+
+
+def test_a_robot_that_looks_larger_farther_away_is_refused():
+    with pytest.raises(ValueError, match="order"):
+        fit_scale([known(1.0, -1.0), known(3.0, -1.0)])
 
 
 def test_points_above_the_joint_are_lowered_to_it():
@@ -171,9 +191,8 @@ def test_points_above_the_joint_are_lowered_to_it():
     found_uv, found_depth_m = lowered(seen_uv, above[2], 0.09, CAMERA)
     np.testing.assert_allclose(found_uv, uv, atol=1e-6)
     assert found_depth_m == pytest.approx(depth_m)
-    sighting = Sighting((seen_uv + 0.5) * 0.5 - 0.5, 1.0, 0.0, 0.0, 0.0, np.zeros(1))
-    told = height_m(sighting, math.hypot(1.5, 0.4), 640, 360, CAMERA, 0.5)
-    assert told == pytest.approx(ROBOT.gimbal_m[2] + 0.09, abs=0.01)
+    height_m = CAMERA.base_T_cam[2, 3] + base_axes(seen_uv, above[2], CAMERA)[2]
+    assert height_m == pytest.approx(ROBOT.gimbal_m[2] + 0.09, abs=1e-3)
 
 
 def test_a_distance_nearer_than_the_camera_is_refused():

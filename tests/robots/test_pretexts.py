@@ -12,7 +12,9 @@ from glimpose.robots.leds import Led, LedRobot
 from glimpose.robots.pretexts import (
     LatentPose,
     WeightedBce,
+    bearing_divergence,
     latent_pose,
+    log_led_likelihood,
     log_pose_prob,
     weighted_bce,
     zoom_error,
@@ -56,7 +58,7 @@ def there(led_on: torch.Tensor) -> torch.Tensor:
     return torch.ones(led_on.shape[:2], dtype=torch.float64)
 
 
-def brute_force(maps: dict[str, torch.Tensor], led_on: torch.Tensor) -> float:
+def brute_force(maps: dict[str, torch.Tensor], led_on: torch.Tensor, certainty: float = 0.0) -> float:
     """The facts' formula for one image and robot, slot by slot, without logarithms."""
     position, bearing, led = maps["position"][0], maps["bearing"][0], maps["led"][0]
     bins = bearing.shape[-1]
@@ -72,7 +74,8 @@ def brute_force(maps: dict[str, torch.Tensor], led_on: torch.Tensor) -> float:
         likelihood = 1.0
         for k in range(K):
             q, v = float(led[c, k].sigmoid()), float(seen[psi, k])
-            likelihood *= v * (q if led_on[k] else 1 - q) + (1 - v) / 2
+            entropy = -q * math.log(q) - (1 - q) * math.log(1 - q)
+            likelihood *= v * (q if led_on[k] else 1 - q) * math.exp(-certainty * entropy) + (1 - v) / 2
         total += math.exp(logit) / partition * likelihood
     return -math.log(total)
 
@@ -80,7 +83,9 @@ def brute_force(maps: dict[str, torch.Tensor], led_on: torch.Tensor) -> float:
 @pytest.mark.parametrize("seed", range(3))
 def test_latent_pose_is_the_sum_over_all_slots(seed):
     maps, led_on = random_maps(seed, batch=1, num=12), random_states(seed, batch=1)
-    assert latent_pose(maps, led_on, there(led_on)).item() == pytest.approx(brute_force(maps, led_on[0, 0]), rel=1e-9)
+    for certainty in (0.0, 1.3):
+        expected = brute_force(maps, led_on[0, 0], certainty)
+        assert latent_pose(maps, led_on, there(led_on), certainty).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_probabilities_of_all_states_sum_to_one():
@@ -96,7 +101,7 @@ def test_latent_pose_has_the_right_gradients():
     names = [name for name in maps if name != "log_range"]
 
     def loss(*values: torch.Tensor) -> torch.Tensor:
-        return latent_pose(dict(zip(names, values, strict=True)), led_on, there(led_on))
+        return latent_pose(dict(zip(names, values, strict=True)), led_on, there(led_on), certainty=0.7)
 
     assert torch.autograd.gradcheck(loss, [maps[name] for name in names])
 
@@ -112,6 +117,26 @@ def test_latent_pose_ignores_hidden_leds():
     torch.testing.assert_close(latent_pose(maps, led_on, there(led_on)), latent_pose(changed, led_on, there(led_on)))
 
 
+def test_claims_to_see_an_led_in_doubt_cost_as_much_as_is_asked_for():
+    """Seen from bin 0, hidden from bin 1, and its state is anyone's guess: only certainty tells the bins apart."""
+    visibility = torch.tensor([[40.0], [-40.0]], dtype=torch.float64)
+    led = torch.zeros(1, 1, 1, dtype=torch.float64)
+    for state in (0.0, 1.0):
+        led_on = torch.tensor([[[state]]], dtype=torch.float64)
+        for certainty in (0.0, 0.5, 2.0):
+            seen, hidden = log_led_likelihood(led, visibility, led_on, certainty)[0, 0, 0]
+            assert hidden.item() == pytest.approx(-math.log(2))
+            assert seen.item() == pytest.approx(-(1 + certainty) * math.log(2))
+
+
+def test_bearings_diverge_from_any_side_by_their_certainty_where_the_robot_is():
+    position = torch.tensor([[0.0, 0.0, -50.0]])
+    even, sure = torch.zeros(BINS), torch.cat([torch.tensor([50.0]), torch.zeros(BINS - 1)])
+    for bearings, expected in [((even, even, sure), 0.0), ((sure, sure, even), 1.0), ((even, sure, even), 0.5)]:
+        found = bearing_divergence({"position": position, "bearing": torch.stack(bearings)[None]})
+        assert found.item() == pytest.approx(expected * math.log(BINS), abs=1e-4)
+
+
 def test_certainty_that_there_is_no_robot_costs_ln_2_for_each_led():
     maps, led_on = random_maps(3), random_states(3)
     maps["no_robot"] = torch.tensor([1e4], dtype=torch.float64)
@@ -124,7 +149,7 @@ def test_latent_pose_stays_finite_however_sure_and_wrong_the_network_is():
     maps = {name: 1e4 * value for name, value in maps.items()}
     maps["led"] = torch.full_like(maps["led"], -1e4)
     maps = {name: value.float().requires_grad_() for name, value in maps.items()}
-    loss = latent_pose(maps, led_on.float(), there(led_on))
+    loss = latent_pose(maps, led_on.float(), there(led_on), certainty=1.0)
     loss.sum().backward()
     assert loss.isfinite().all()
     assert all(value.grad.isfinite().all() for name, value in maps.items() if name != "log_range")

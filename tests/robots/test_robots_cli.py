@@ -100,13 +100,14 @@ def test_calibration_puts_the_robot_at_the_distance_and_changes_nothing_else(fol
     path = folder / "model.safetensors"
     sure(path)
     before = load_checkpoint(path)
-    calibrate(path, [folder / "images" / "0.png"], 1.7, room.recording)
+    calibrate(path, [folder / "images" / "0.png"], [1.7], room.recording)
     after = load_checkpoint(path)
     assert before.tensors.keys() == after.tensors.keys()
     assert all((before.tensors[name] == value).all() for name, value in after.tensors.items())
-    told = {"scale_m": None, "height_m": None}
+    told = {"scale_m": None, "exponent": 1.0, "height_m": None}
     assert {**before.metadata, **told} == {**after.metadata, **told}
     assert after.metadata["scale_m"] > 0
+    assert after.metadata["exponent"] == 1
     assert np.isfinite(after.metadata["height_m"])
     argv = ["predict", path, folder / "images" / "0.png", "--camera", room.recording, "--out", folder / "poses.csv"]
     assert main(list(map(str, argv))) == 0
@@ -123,6 +124,7 @@ def test_calibrating_on_an_image_without_a_robot_is_refused(folder, room, capsys
     assert "0.png: no robot found" in refused(capsys, argv)
     assert load_checkpoint(path).metadata["scale_m"] is None
     assert "distance" in refused(capsys, [*argv[:3], "--distance", "-1", "--camera", room.recording])
+    assert "2 for 1 images" in refused(capsys, [*argv[:3], "--distance", "1", "2", "--camera", room.recording])
 
 
 def test_images_of_another_size_than_the_cameras_are_named(folder, room, capsys):

@@ -31,6 +31,18 @@ def read_gray(path: Path) -> np.ndarray:
     return image
 
 
+def find_images(entry: Path) -> list[Path]:
+    """Give an image file, or all images in a folder and below, by name; FileNotFoundError where there is none."""
+    if entry.is_file():
+        return [entry]
+    if not entry.is_dir():
+        raise FileNotFoundError(f"{entry}: no such image or folder")
+    found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"{entry}: no images in this folder; expected {', '.join(IMAGE_SUFFIXES)}")
+    return found
+
+
 def write_image(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
     """Write H×W×3 RGB or H×W grey, of 8 or (PNG) 16 bits, in the format that the name's ending tells."""
     parameters = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix in (".jpg", ".jpeg") else []

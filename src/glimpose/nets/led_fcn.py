@@ -220,7 +220,7 @@ class LedFcn(nn.Module):
         self.register_buffer("arc", curve_coefficients(self.azimuth_rad, torch.tensor(half_width_rad)))
         self.arc_change = nn.Parameter(torch.zeros_like(self.arc))
 
-    def forward(self, image: Tensor, glow_weight: Tensor | float = 0.0) -> dict[str, Tensor]:
+    def forward(self, image: Tensor, glow_weight: Tensor | float | None = None) -> dict[str, Tensor]:
         """Predict maps of RGB images in 0..1, b×3×h×w of any size, already resized by ``input_scale``.
 
         With a ``glow_weight``, robots are likelier where something glows, as they are at the beginning of training.
@@ -238,22 +238,30 @@ class LedFcn(nn.Module):
         for size in level_sizes(height, width, self.config)[1:]:  # each from the one before, which is fast and no worse
             levels.append(F.interpolate(levels[-1], size, mode="bilinear"))
         levels = [F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE)) for x in levels]
-        with torch.no_grad():
-            spots = [glow(x) for x in levels]
+        prior = self._starting_positions(levels, grid["num_copies"], glow_weight)
         for layer in self.layers:
             levels = layer(levels)
         stacked = torch.cat([self.head(x).flatten(2) for x in self.center(self.mix(levels))], -1).mT.float()
         maps = dict(zip(self.heads, stacked.split(list(self.heads.values()), dim=-1), strict=True))
-        # A coarse cell stands for as many as it would be on the finest level: all levels start with equal shares.
-        log_copies = grid["num_copies"].log().split([spot.shape[1] for spot in spots])
-        prior = [
-            (glow_weight * spot + copies).log_softmax(1) + math.log(spots[0].shape[1])
-            for spot, copies in zip(spots, log_copies, strict=True)
-        ]
-        maps["position"] = maps["position"][..., 0] + torch.cat(prior, 1)
+        maps["position"] = maps["position"][..., 0] + prior
         # A level shows everything further away than it is.
         seen_range = maps["log_range"][..., 0] if "log_range" in maps else torch.zeros_like(maps["position"])
         maps["log_range"] = seen_range + grid["log_zoom"]
         leds = {"azimuth_rad": self.azimuth_rad, "visibility": self.arc + self.arc_change}
         uv = grid["uv"].expand(len(image), -1, -1)
         return {**grid, **maps, **leds, "uv": uv, "no_robot": self.no_robot}
+
+    @torch.no_grad()
+    def _starting_positions(
+        self, levels: list[Tensor], num_copies: Tensor, glow_weight: Tensor | float | None
+    ) -> Tensor:
+        """Logits that a network's own are added to: b×n, or 1×n without a ``glow_weight``.
+
+        A coarse cell stands for as many as it would be on the finest level: all levels start with equal shares.
+        """
+        num_cells = [x.shape[2] * x.shape[3] // STRIDE**2 for x in levels]
+        shares = []
+        for level, copies in zip(levels, num_copies.log().split(num_cells), strict=True):
+            leaning = copies[None] if glow_weight is None else glow_weight * glow(level) + copies
+            shares.append(leaning.log_softmax(1) + math.log(num_cells[0]))
+        return torch.cat(shares, 1)

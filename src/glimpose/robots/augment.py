@@ -4,9 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 
+from glimpose.data.images import warp
 from glimpose.data.sensor import Range, SensorConfig, simulate_sensor
 from glimpose.robots.labels import Labels
 
@@ -97,9 +97,7 @@ def move(
     out_A_img = motion.matrix(height, width, scale)
     size = round(width * scale), round(height * scale)
     zoom = math.sqrt(abs(np.linalg.det(out_A_img[:2, :2])))
-    if zoom < 0.75:
-        image = cv2.GaussianBlur(image, (0, 0), 0.4 * (1 / zoom - 0.5))
-    moved = cv2.warpAffine(image, out_A_img[:2], size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = warp(image, out_A_img, size[1], size[0])
     uv_px = labels.uv_px @ out_A_img[:2, :2].T + out_A_img[:2, 2]
     is_inside = ((uv_px > 0) & (uv_px < size)).all(1)
     out = replace(

@@ -1,79 +1,101 @@
-"""From robots at known distances to the scale that turns ranges into metres."""
+"""From robots at known distances to what turns ranges into metres."""
 
 import logging
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import theilslopes
 
 from glimpose.data.files import read_image
 from glimpose.data.led_h5 import RobotCamera
 from glimpose.data.robot_poses import read_robot_camera
-from glimpose.robots.estimator import RobotEstimator, Sighting, focal_px, in_photograph, ray
+from glimpose.robots.estimator import RangeScale, RobotEstimator, base_axes, focal_px, in_photograph, ray
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
 MIN_PRESENCE = 0.5
 """Less sure sightings are no ground to calibrate on."""
+MIN_SPREAD = 1.5
+"""Farthest over nearest distance from which on images also tell how ranges grow with distances."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A sighting whose distance is known."""
+
+    log_range: float
+    log_depth_per_focal: float
+    """What a range should say: logarithm of depth over the focal length in the network's input, metres per pixel."""
+    height_m: float
+    """Of the point that the network points at, above the floor; NaN where the camera's height isn't known."""
 
 
 def calibrate(
-    checkpoint: Path, images: Sequence[Path], distance_m: float, camera: Path, min_presence: float = MIN_PRESENCE
-) -> float:
-    """Store in the checkpoint the scale at which the robot in the images is that far away; returns it.
+    checkpoint: Path,
+    images: Sequence[Path],
+    distances_m: Sequence[float],
+    camera: Path,
+    min_presence: float = MIN_PRESENCE,
+) -> RangeScale:
+    """Store in the checkpoint what turns ranges into metres, from images of a robot that far away; returns it.
 
-    The distance is from base to base in the ground plane. Of several images the median counts. Where the camera's
-    height is known, the same images tell how high the point is that the network points at, which nothing in its
-    training ties to the joint: that is stored, too, and predictions are corrected by it. Everything else in the file
-    stays as it is. ValueError if an image shows no robot with at least that presence.
+    Distances are from base to base in the ground plane, one for all images or one for each. One image is enough for a
+    scale, the median of several is better, and images at distances that differ by `MIN_SPREAD` also tell by which power
+    of the range distances grow. Where the camera's height is known, the same images tell how high the point is that the
+    network points at, which nothing in its training ties to the joint. Everything else in the file stays as it is.
+
+    :raises ValueError: where distances aren't positive or don't match, or an image shows no robot that surely.
     """
-    if not distance_m > 0:
-        raise ValueError(f"distance: got {distance_m:g}, expected metres above 0")
-    estimator = RobotEstimator.from_checkpoint(checkpoint)
-    view = read_robot_camera(camera)
-    scales, heights_m = [], []
-    for path in images:
-        image = read_image(path)
-        height, width = image.shape[:2]
-        if (width, height) != (view.width, view.height):
-            raise ValueError(f"{path}: is {width}×{height} pixels, but its camera takes {view.width}×{view.height}")
-        seen = estimator.sight(image)[0]
-        if seen.presence < min_presence:
-            raise ValueError(
-                f"{path}: no robot found (presence {seen.presence:.2f}, expected at least {min_presence}); "
-                "give an image that shows one"
-            )
-        heights_m.append(height_m(seen, distance_m, width, height, view, estimator.model.network.input_scale))
-        scales.append(scale_m(seen, distance_m, width, height, view, estimator.model.network.input_scale))
-    found = float(np.median(scales))
-    logger.info("scale %.4g, from %d image(s): %.4g to %.4g", found, len(scales), min(scales), max(scales))
-    middle_m = float(np.median(heights_m))
-    if not np.isnan(middle_m):
-        logger.info("points %.3f m above the floor: %.3f to %.3f", middle_m, min(heights_m), max(heights_m))
+    if len(distances_m) not in (1, len(images)):
+        raise ValueError(f"distance: got {len(distances_m)} for {len(images)} images; give one for all or one for each")
+    if not min(distances_m) > 0:
+        raise ValueError(f"distance: got {min(distances_m):g}, expected metres above 0")
+    estimator, view = RobotEstimator.from_checkpoint(checkpoint), read_robot_camera(camera)
+    each_m = list(distances_m) * (len(images) // len(distances_m))
+    known = [_look(estimator, path, m, view, min_presence) for path, m in zip(images, each_m, strict=True)]
+    height_m = float(np.median([one.height_m for one in known]))
+    found = fit_scale(known, None if math.isnan(height_m) else height_m)
+    logger.info(
+        "depth per focal length: %.4g × range^%.3g, from %d image(s)", found.scale_m, found.exponent, len(known)
+    )
+    if found.height_m is not None:
+        logger.info("points %.3f m above the floor", found.height_m)
     content = load_checkpoint(checkpoint)
-    told = {"scale_m": found, "height_m": None if np.isnan(middle_m) else middle_m}
-    save_tensors(checkpoint, content.tensors, {**content.metadata, **told})
+    save_tensors(checkpoint, content.tensors, {**content.metadata, **vars(found)})
     return found
 
 
-def height_m(
-    seen: Sighting, distance_m: float, width: int, height: int, camera: RobotCamera, input_scale: float
-) -> float:
-    """Return how high a robot at this distance is pointed at; NaN where the camera's height isn't known."""
-    uv_px = in_photograph(seen.uv_px, width, height, input_scale)
-    depth_m = depth_at_distance(uv_px, distance_m, camera)
-    return float(camera.base_T_cam[2, 3] + (camera.base_T_cam[:3, :3] @ ray(uv_px, camera))[2] * depth_m)
+def fit_scale(known: Sequence[Known], height_m: float | None = None) -> RangeScale:
+    """Fit log depth = log scale + exponent · log range, robustly; the exponent is 1 where distances hardly differ."""
+    log_range, log_depth = np.array([(one.log_range, one.log_depth_per_focal) for one in known]).T
+    exponent = 1.0
+    if np.ptp(log_depth) > math.log(MIN_SPREAD) and np.ptp(log_range) > 0:
+        exponent = float(theilslopes(log_depth, log_range).slope)
+        if not exponent > 0:
+            raise ValueError("the robot looks larger where it's farther away; check the order of images and distances")
+    return RangeScale(math.exp(np.median(log_depth - exponent * log_range)), exponent, height_m)
 
 
-def scale_m(
-    seen: Sighting, distance_m: float, width: int, height: int, camera: RobotCamera, input_scale: float
-) -> float:
-    """Return the scale at which a sighting is of a robot at this distance."""
+def _look(estimator: RobotEstimator, path: Path, distance_m: float, camera: RobotCamera, min_presence: float) -> Known:
+    image = read_image(path)
+    height, width = image.shape[:2]
+    if (width, height) != (camera.width, camera.height):
+        raise ValueError(f"{path}: is {width}×{height} pixels, but its camera takes {camera.width}×{camera.height}")
+    seen = estimator.sight(image)[0]
+    if seen.presence < min_presence:
+        raise ValueError(
+            f"{path}: no robot found (presence {seen.presence:.2f}, expected at least {min_presence}); "
+            "give an image that shows one"
+        )
+    input_scale = estimator.model.network.input_scale
     uv_px = in_photograph(seen.uv_px, width, height, input_scale)
     depth_m = depth_at_distance(uv_px, distance_m, camera)
-    return depth_m / (focal_px(camera) * input_scale * math.exp(seen.log_range))
+    height_m = camera.base_T_cam[2, 3] + base_axes(uv_px, depth_m, camera)[2]
+    return Known(seen.log_range, math.log(depth_m / (focal_px(camera) * input_scale)), float(height_m))
 
 
 def depth_at_distance(uv_px: np.ndarray, distance_m: float, camera: RobotCamera) -> float:

@@ -61,7 +61,7 @@ def run_demo(
     picture, distance_m = calibration_picture(
         open_recording(recorded, led_names=robot.led_names), out / "calibration.png"
     )
-    calibrate(checkpoint, [picture], distance_m, recorded, min_presence=0.0)
+    calibrate(checkpoint, [picture], [distance_m], recorded, min_presence=0.0)
 
     # Find the robots of a recording that training never saw, and compare with the truth.
     estimator = RobotEstimator.from_checkpoint(checkpoint)
@@ -106,7 +106,7 @@ def demo_config(recording: Path, steps: int, seed: int) -> RobotsConfig:
             precision="32-true",  # few processors are fast in bf16
             num_workers=1,
         ),
-        batch=BatchConfig(frames=32, views=8, glow_steps=steps // 3),
+        batch=BatchConfig(frames=32, views=8, startup_steps=steps // 3),
         network=LedFcnConfig(input_scale=0.25, num_scales=3),
     )
 

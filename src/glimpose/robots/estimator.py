@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import cv2
@@ -136,6 +136,22 @@ class RobotEstimate:
 
 
 @dataclass(frozen=True)
+class RangeScale:
+    """What turns a network's ranges into metres; `calibrate` finds it out, and checkpoints hold it."""
+
+    scale_m: float
+    """Depth over focal length, metres per pixel of the network's input, at a range of 1."""
+    exponent: float = 1.0
+    """The power of the range with which depth grows: 1 for a network that knows a robot's size and nothing else."""
+    height_m: float | None = None
+    """How high above the floor the point is that the network points at; None if it's the joint, or unknown."""
+
+    def depth_m(self, log_range: float, focal_px: float) -> float:
+        """Depth of what is seen at a range, by a camera of that focal length in the network's input."""
+        return self.scale_m * focal_px * math.exp(self.exponent * log_range)
+
+
+@dataclass(frozen=True)
 class RobotModel:
     """All that a network is built from; stored in every checkpoint."""
 
@@ -155,15 +171,12 @@ class RobotEstimator:
         self,
         network: nn.Module,
         model: RobotModel,
-        scale_m: float | None,
+        scale: RangeScale | None,
         config: DecodeConfig | None = None,
-        height_m: float | None = None,
     ) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
-        self.scale_m = scale_m
-        self.height_m = height_m
-        """How high the point is that the network points at, if a calibration told it; the joint's height if not."""
+        self.scale = scale
         self.config = config or DecodeConfig()
 
     @classmethod
@@ -176,8 +189,9 @@ class RobotEstimator:
         model = from_dict(RobotModel, checkpoint.metadata["model"], where=f"{path}, model")
         network = model.build()
         load_weights(network, checkpoint.group("model"), path)
-        height_m = checkpoint.metadata.get("height_m")
-        return cls(network.to(device), model, checkpoint.metadata["scale_m"], config, height_m)
+        told = {field.name: checkpoint.metadata.get(field.name, field.default) for field in fields(RangeScale)}
+        scale = None if told["scale_m"] is None else from_dict(RangeScale, told, where=str(path))
+        return cls(network.to(device), model, scale, config)
 
     @torch.inference_mode()
     def sight(self, image: np.ndarray) -> list[Sighting]:
@@ -202,10 +216,10 @@ class RobotEstimator:
         input_scale = self.model.network.input_scale
         uv_px = in_photograph(seen.uv_px, width, height, input_scale)
         pose = cam_T_robot = distance_m = None
-        if self.scale_m is not None and camera is not None:
-            depth_m = self.scale_m * focal_px(camera) * input_scale * math.exp(seen.log_range)
-            if self.height_m is not None:
-                uv_px, depth_m = lowered(uv_px, depth_m, self.height_m - self.model.robot.gimbal_m[2], camera)
+        if self.scale is not None and camera is not None:
+            depth_m = self.scale.depth_m(seen.log_range, focal_px(camera) * input_scale)
+            if self.scale.height_m is not None:
+                uv_px, depth_m = lowered(uv_px, depth_m, self.scale.height_m - self.model.robot.gimbal_m[2], camera)
             pose, cam_T_robot = place(uv_px, depth_m, seen.bearing_rad, camera, self.model.robot)
             distance_m = float(np.hypot(*pose[:2]))
         return RobotEstimate(
@@ -237,6 +251,12 @@ def ray(uv_px: np.ndarray, camera: RobotCamera) -> np.ndarray:
     return np.array([x, y, 1.0])
 
 
+def base_axes(uv_px: np.ndarray, depth_m: float, camera: RobotCamera) -> np.ndarray:
+    """From the camera to what is seen at a pixel and a depth, in the axes of the camera robot's base."""
+    seen: np.ndarray = camera.base_T_cam[:3, :3] @ (depth_m * ray(uv_px, camera))
+    return seen
+
+
 def lowered(uv_px: np.ndarray, depth_m: float, by_m: float, camera: RobotCamera) -> tuple[np.ndarray, float]:
     """Pixel and depth of the point that lies so far below, in the world, the one seen at a pixel and a depth."""
     xyz = depth_m * ray(uv_px, camera) - camera.base_T_cam[:3, :3].T @ np.array([0.0, 0.0, by_m])
@@ -253,7 +273,7 @@ def place(
     from the ray. Without a bearing the robot is taken to face the way the camera's robot does.
     """
     R, mount_m = camera.base_T_cam[:3, :3], camera.base_T_cam[:3, 3]
-    to_joint = R @ (depth_m * ray(uv_px, camera))
+    to_joint = base_axes(uv_px, depth_m, camera)
     joint_m = np.array(robot.gimbal_m)
     for _ in range(3):  # the base's place and its direction tell each other; the joint is near its middle
         x, y = (mount_m + to_joint - joint_m)[:2]

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from glimpose.data.files import IMAGE_SUFFIXES, read_image, write_image
+from glimpose.data.files import find_images, read_image, write_image
 from glimpose.data.led_h5 import RobotCamera, open_recording
 from glimpose.data.robot_poses import RobotPose, read_robot_camera, write_robot_poses
 from glimpose.robots.estimator import RobotEstimate, RobotEstimator
@@ -41,7 +41,7 @@ class Views:
         self.recording = None
         self.files: list[Path] = []
         if not recordings:
-            self.files = list(_image_files(inputs))
+            self.files = [path for entry in inputs for path in find_images(entry)]
         elif len(inputs) == 1:
             self.recording = open_recording(recordings[0], allow_constant_leds=True)
             self.camera = self.camera or self.recording.camera
@@ -62,26 +62,13 @@ class Views:
         return str(self.files[index]) if self.recording is None else f"{self.recording.path}, frame {index}"
 
 
-def _image_files(inputs: Sequence[Path]) -> Iterator[Path]:
-    for entry in inputs:
-        if entry.is_dir():
-            found = sorted(path for path in entry.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise FileNotFoundError(f"{entry}: no images in this folder; expected {', '.join(IMAGE_SUFFIXES)}")
-            yield from found
-        elif entry.is_file():
-            yield entry
-        else:
-            raise FileNotFoundError(f"{entry}: no such image, folder or recording")
-
-
 def predict(estimator: RobotEstimator, views: Views, out: Path, overlay: Path | None = None) -> list[RobotPose]:
     """Find robots in every picture and write them; at least one for each, however unlikely.
 
     With ``overlay``, pictures go into that folder; they show robots that are likely there.
     """
     led_names = estimator.model.robot.led_names
-    is_calibrated = estimator.scale_m is not None and views.camera is not None
+    is_calibrated = estimator.scale is not None and views.camera is not None
     if not is_calibrated:
         logger.warning("distances are uncalibrated: no metres without glimpose calibrate and a camera")
     rows: list[RobotPose] = []

@@ -51,32 +51,36 @@ def log_pose_prob(maps: Maps) -> tuple[Tensor, Tensor]:
     return log_place[:, :-1, None] + maps["bearing"].log_softmax(-1), log_place[:, -1]
 
 
-def log_led_likelihood(led: Tensor, visibility: Tensor, led_on: Tensor) -> Tensor:
+def log_led_likelihood(led: Tensor, visibility: Tensor, led_on: Tensor, certainty: Tensor | float = 0.0) -> Tensor:
     """Log-probability of LED states given the pose: b×T×n×bins.
 
     An LED that is seen is on as the cell's map says; one that isn't is on half of the time. ``led`` b×n×K and
     ``visibility`` bins×K are logits.
+
+    Hidden LEDs are explained as well by "seen, but it could be either" as by "hidden", so nothing would keep a bearing
+    from claiming to see them. A claim to see an LED therefore costs ``certainty`` times the entropy of its state.
     """
     hidden = F.logsigmoid(-visibility) - math.log(2)
     signs = 2 * led_on - 1
     total = hidden.sum(-1)
     for k in range(led.shape[-1]):  # LED by LED, for all of them at once are too many numbers to pass through memory
-        log_prob = F.logsigmoid(signs[:, :, None, k] * led[:, None, :, k])
+        doubt = F.binary_cross_entropy_with_logits(led[..., k], led[..., k].sigmoid(), reduction="none")
+        log_prob = F.logsigmoid(signs[:, :, None, k] * led[:, None, :, k]) - certainty * doubt[:, None]
         # log(v q + (1 − v) / 2), with v = sigmoid(w), is log((1 − v) / 2) + softplus(w + log 2 + log q).
         total = total + F.softplus(log_prob[..., None] + (visibility[:, k] + math.log(2)))
     return total
 
 
-def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
+def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor, certainty: Tensor | float = 0.0) -> Tensor:
     """Negative log-likelihood of the LED states with the pose as a latent variable, summed over the robots.
 
-    p(l) = π₀ 2^-K + Σ π(cell, ψ) Π_k [v_k(ψ) Bern(l_k; q_k(cell)) + (1 − v_k(ψ)) / 2], the sum over all levels' cells
-    and all bearings.
+    p(l) = π₀ 2^-K + Σ π(cell, ψ) Π_k [v_k(ψ) Bern(l_k; q_k(cell)) e^(-βH(q_k)) + (1 − v_k(ψ)) / 2], the sum over all
+    levels' cells and all bearings, β being the ``certainty`` asked for.
     """
     log_pose, log_nothing = log_pose_prob(maps)
     bearing_rad = bin_bearings_rad(log_pose.shape[-1]).to(log_pose)
     visibility = visibility_logits(maps["visibility"], bearing_rad)
-    by_pose = log_pose[:, None] + log_led_likelihood(maps["led"], visibility, led_on)
+    by_pose = log_pose[:, None] + log_led_likelihood(maps["led"], visibility, led_on, certainty)
     by_chance = log_nothing[:, None] - led_on.shape[-1] * math.log(2)
     log_prob = torch.logaddexp(by_pose.flatten(2).logsumexp(-1), by_chance)
     return -(log_prob * is_there).sum(1)
@@ -95,6 +99,13 @@ def weighted_bce(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
     targets = led_on[:, :, None].expand(-1, -1, prob.shape[1], -1)
     bce = F.binary_cross_entropy_with_logits(maps["led"][:, None].expand_as(targets), targets, reduction="none")
     return ((weight[:, None] * bce).sum((-2, -1)) * is_there).sum(1)
+
+
+def bearing_divergence(maps: Maps) -> Tensor:
+    """Kullback-Leibler divergence of bearings from a uniform distribution where the robot is believed to be: b."""
+    log_prob = maps["bearing"].log_softmax(-1)
+    divergence = (log_prob.exp() * log_prob).sum(-1) + math.log(log_prob.shape[-1])
+    return (maps["position"].detach().softmax(-1) * divergence).sum(-1)
 
 
 def zoom_error(maps: Maps, view_A: Tensor) -> Tensor:
@@ -135,6 +146,10 @@ class LatentPose:
     num_bins: int = 16
     """Directions from which a robot is told apart to be seen."""
     zoom_weight: float = 1.0
+    certainty: float = 1.0
+    """How much it costs to claim that an LED is seen whose state can't be told."""
+    doubt_weight: float = 0.1
+    """Of the bearing's divergence from "any side": what has once settled on a wrong side hardly learns otherwise."""
     scale_m: ClassVar[float | None] = None
     has_presence: ClassVar[bool] = True
 
@@ -143,9 +158,11 @@ class LatentPose:
         return led_fcn(network, robot, bearing=self.num_bins, led=len(robot.leds), log_range=1)
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the likelihood and the zoom error."""
-        led = latent_pose(maps, batch["led_on"], batch["is_there"])
-        return {"led": led, "zoom": self.zoom_weight * zoom_error(maps, batch["view_A"])}
+        """Give the likelihood, the zoom error, and how sure bearings are."""
+        startup = batch.get("startup", 0.0)
+        led = latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty * (1 - startup))
+        zoom = zoom_error(maps, batch["view_A"])
+        return {"led": led, "zoom": self.zoom_weight * zoom, "doubt": self.doubt_weight * bearing_divergence(maps)}
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from glimpose.config import to_dict
 from glimpose.data.led_h5 import Recording
@@ -15,6 +14,7 @@ from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
 from glimpose.robots.augment import AugmentConfig, Motion, draw_motion, move, recolor, zoomed
 from glimpose.robots.estimator import DecodeConfig, RobotModel, find_robots, focal_px, image_maps
 from glimpose.robots.labels import Labels, labels_of, resize, scaled
+from glimpose.training.loader import load_batches
 
 Batch = dict[str, Tensor]
 NEIGHBOURS = 12
@@ -28,8 +28,9 @@ class BatchConfig:
     frames: int = 32
     views: int = 8
     """So many of them are seen a second time, larger or smaller, for the range to be learned from."""
-    glow_steps: int = 0
+    startup_steps: int = 0
     """Until then positions lean on what glows, less and less: it shows the way, but a robot's middle isn't its LEDs.
+    Where nothing is known yet nothing can be certain: what `LatentPose.certainty` costs grows over the same steps.
     For networks with a map of positions."""
     validation_share: float = 0.1
     """Of the recording's frames: the last ones, for their neighbours in time look like them."""
@@ -102,8 +103,8 @@ class LedBatches(Dataset[Batch]):
             motions.append(zoomed(motions[i], self.augmentation, rng))
             seeds.append([self.seed, index, i, 3])
         batch = self.collate(frames, motions, [np.random.default_rng(seed) for seed in seeds])
-        if index < self.config.glow_steps:
-            batch["glow_weight"] = torch.tensor(1 - index / self.config.glow_steps)
+        if index < self.config.startup_steps:
+            batch["startup"] = torch.tensor(1 - index / self.config.startup_steps)
         size = self.recording.height, self.recording.width, self.scale
         matrices = [motion.matrix(*size) for motion in motions]
         seconds = matrices[self.config.frames :]
@@ -201,20 +202,12 @@ class RobotsTask:
 
     def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
         """Batches of steps start_step.. for one of several processes."""
-        return DataLoader(
-            self.batches,
-            batch_size=None,
-            sampler=range(start_step * world_size + rank, (start_step + num_steps) * world_size, world_size),
-            num_workers=self.num_workers,
-            worker_init_fn=_one_thread,
-            prefetch_factor=4 if self.num_workers else None,
-            multiprocessing_context="spawn" if self.num_workers else None,
-        )
+        return load_batches(self.batches, start_step, num_steps, rank, world_size, self.num_workers)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""
         image = batch["image"].float() / 255
-        maps = model(image, batch["glow_weight"]) if "glow_weight" in batch else model(image)
+        maps = model(image, glow_weight=batch["startup"]) if "startup" in batch else model(image)
         terms = self.description.pretext.terms(maps, batch)
         return {name: term.mean() for name, term in terms.items()}
 
@@ -249,8 +242,3 @@ class RobotsTask:
             measured["uv_px"] = float(torch.stack(pixels).median()) / self.description.network.input_scale
             measured["psi_deg"] = float(torch.stack(bearings).rad2deg().median())
         return measured
-
-
-def _one_thread(_: int) -> None:
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
