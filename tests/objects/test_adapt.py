@@ -21,7 +21,8 @@ from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence,
 from glimpose.objects.crops import crop_matrix, frame_object
 from glimpose.objects.dataset import LabelledPhotographs
 from glimpose.objects.estimator import EstimatorConfig
-from glimpose.objects.pseudo_labels import FilterConfig, Labels, Photograph, PseudoLabel, cells_A_px
+from glimpose.objects.photographs import Photograph
+from glimpose.objects.pseudo_labels import CELLS_A_PX, FilterConfig, Labels, PseudoLabel
 from glimpose.objects.real_samples import DistortionConfig, RealSampleMaker
 from glimpose.objects.search import SearchConfig
 from glimpose.objects.self_supervision import Assessment, SelfSupervisionConfig
@@ -42,11 +43,11 @@ def perfect_labels(parts: Parts, num: int = 3) -> tuple[list[Photograph], Labels
     for number in range(num):
         truth = drawn[number]
         truths.append(truth)
-        photographs.append(Photograph(str(number), truth.image, K))
+        photographs.append(Photograph(truth.image, K))
         for obj_id, pose, mask in zip(truth.obj_ids, truth.cam_T_objs, truth.visible_masks, strict=True):
             model = parts.objects[index[obj_id]]
             crop_A_img = crop_matrix(*frame_object(pose, K, model.diameter_m, parts.network.crop_pad), size)
-            cells_A_img = cells_A_px() @ crop_A_img
+            cells_A_img = CELLS_A_PX @ crop_A_img
             v, u = np.mgrid[: size // 4, : size // 4]
             in_photo = np.linalg.solve(cells_A_img, np.stack([u.ravel(), v.ravel(), np.ones(u.size)]))
             uu, vv = np.rint(in_photo[:2]).astype(int)
@@ -153,8 +154,8 @@ def test_confidence_is_the_share_of_right_poses():
     for _ in range(3000):
         agreement = Agreement(*rng.uniform(0, 1, 7))
         is_right = rng.random() < 1 / (1 + np.exp(-(8 * agreement.overlap - 5)))
-        judgements.append(Judgement(1, agreement, 0.0, bool(is_right)))
-    confidence = Confidence.fit([j.agreement for j in judgements], [j.is_right for j in judgements])
+        judgements.append(Judgement(agreement, bool(is_right)))
+    confidence = Confidence.fit(judgements)
     assert abs(confidence.weights[1] - 8) < 1
     assert max(abs(w) for i, w in enumerate(confidence.weights) if i != 1) < 0.7
     said = np.array([confidence(j.agreement) for j in judgements])
@@ -168,7 +169,7 @@ def test_confidence_is_the_share_of_right_poses():
         assert all(w == 0 for w, name in zip(some.weights, vars(AGREES), strict=True) if name in others)
     assert FilterConfig(measures="none").confidence(judgements) is None
     with pytest.raises(ValueError, match="train longer"):
-        Confidence.fit([AGREES], [False])
+        Confidence.fit([Judgement(AGREES, False)])
 
 
 def test_filters_weigh():
@@ -290,3 +291,11 @@ def test_bad_folders_are_a_sentence(setting, tmp_path: Path, capsys: pytest.Capt
     arguments = ["adapt", str(tmp_path / "c.toml"), "--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]
     assert main([*arguments, f"self_supervision.photographs={tmp_path / 'none'}"]) == 2
     assert "no images in this folder" in capsys.readouterr().err
+
+
+def test_a_config_with_other_objects_than_the_checkpoint_is_refused(setting, tmp_path: Path):
+    config, checkpoint = setting
+    other = replace(config, data=replace(config.data, object_ids=(3,)))
+    with pytest.raises(ValueError, match=r"knows objects \[3, 7\].*object_ids are \[3\]"):
+        adapt(other, checkpoint, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

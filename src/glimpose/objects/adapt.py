@@ -20,14 +20,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from glimpose.data.files import write_text
 from glimpose.objects.adaptation_page import write_page
 from glimpose.objects.agreement import Confidence
 from glimpose.objects.calibrate import judge, synthesised
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
-from glimpose.objects.predict import find_photographs
-from glimpose.objects.pseudo_labels import Labels, Photograph, label, read_photographs
+from glimpose.objects.photographs import Photograph, find_photographs, read_photograph
+from glimpose.objects.pseudo_labels import Labels, label
 from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
 from glimpose.objects.search import PoseSearch
@@ -68,6 +69,18 @@ class AdaptationBatches(SynthesisBatches):
         return batch
 
 
+def read_photographs(folder: Path, camera: Path) -> list[Photograph]:
+    """Read all images of a folder; they must have one size."""
+    photographs: list[Photograph] = []
+    for file in tqdm(find_photographs([folder]), desc="read photographs", unit="image", leave=False):
+        photograph = read_photograph(file, camera)
+        height, width = photograph.image.shape[:2]
+        if photographs and (height, width) != photographs[0].image.shape[:2]:
+            raise ValueError(f"{file.path}: is {width}×{height} pixels, others aren't; adapt to one camera")
+        photographs.append(photograph)
+    return photographs
+
+
 def adapt(config: ObjectsConfig, checkpoint: Path, run_dir: Path, resume: bool = False) -> Path:
     """Adapt a checkpoint to photographs, and return the adapted one.
 
@@ -87,8 +100,7 @@ class _Adaptation:
         self.run_dir, self.resume = run_dir, resume
         self.objects, meshes = load_objects(config.data, config.network.num_keypoints)
         self.meshes = {model.obj_id: mesh for model, mesh in zip(self.objects, meshes, strict=True)}
-        paths = [photograph.path for photograph in find_photographs([self.adaptation.photographs])]
-        photographs = read_photographs(paths, self.adaptation.camera)
+        photographs = read_photographs(self.adaptation.photographs, self.adaptation.camera)
         every = round(1 / self.adaptation.held_out_share)
         self.held_out, self.taught = photographs[::every], [p for i, p in enumerate(photographs) if i % every]
         if not self.taught:
@@ -96,19 +108,22 @@ class _Adaptation:
         self.search: PoseSearch | None = None
         self.checkpoint = checkpoint
         self.first = self.estimator(checkpoint)
-        known = [model.obj_id for model in self.first.objects]
-        if known != [model.obj_id for model in self.objects]:
-            raise ValueError(f"{checkpoint}: knows objects {known}; give the config that it was trained by")
         shown = synthesised(config, self.objects, meshes, seed=config.training.seed + 1)
         num = self.adaptation.calibration_photographs
         judged = judge(self.first, shown, config.synthesis.K, self.meshes, num)
-        self.confidence = Confidence.fit([j.agreement for j in judged], [j.is_right for j in judged])
+        self.confidence = Confidence.fit(judged)
         self.believed = self.adaptation.filter.confidence(judged)
 
     def estimator(self, path: Path) -> PoseEstimator:
         """Load a model that looks as all do here."""
         looking = EstimatorConfig(instances_per_object=self.adaptation.instances_per_object)
         estimator = PoseEstimator.from_checkpoint(path, looking)
+        known = [model.obj_id for model in estimator.objects]
+        if known != list(self.meshes):
+            raise ValueError(
+                f"{path}: knows objects {known}, the config's data.object_ids are {list(self.meshes)}; "
+                "give the config that it was trained by"
+            )
         self.search = self.search or PoseSearch(
             estimator.objects, self.meshes, estimator.model.config, self.adaptation.search
         )
@@ -159,9 +174,8 @@ class _Adaptation:
 
     def train(self, start: Path, labels: Labels, folder: Path) -> Path:
         """Train a student, and return the average of its weights."""
-        meshes = [self.meshes[model.obj_id] for model in self.objects]
         hard = replace(self.config, curriculum=CurriculumConfig(steps=0))
-        task = build_task(hard, self.objects, meshes)
+        task = build_task(hard, self.objects, list(self.meshes.values()))
         task.batches = AdaptationBatches(task.batches, self.taught, labels, self.adaptation)
         task.freeze_batch_norm = self.adaptation.freeze_batch_norm
         last = folder / "last.safetensors"

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from glimpose.data.images import warp
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.crops import crop_matrix, frame_object, warp
-from glimpose.objects.pseudo_labels import Labels, Photograph, PseudoLabel
+from glimpose.objects.crops import crop_matrix, frame_object
+from glimpose.objects.photographs import Photograph
+from glimpose.objects.pseudo_labels import Labels, PseudoLabel
 from glimpose.objects.self_supervision import Assessment, Round
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Renderer, make_renderer

@@ -9,7 +9,6 @@ from dataclasses import astuple, dataclass, fields
 
 import cv2
 import numpy as np
-import torch
 from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
@@ -56,9 +55,7 @@ class Agreement:
 class Judgement:
     """One estimate on a photograph whose truth is known."""
 
-    obj_id: int
     agreement: Agreement
-    score: float
     is_right: bool
 
 
@@ -81,8 +78,7 @@ class Confidence:
     @classmethod
     def fit(
         cls,
-        agreements: Sequence[Agreement],
-        is_right: Sequence[bool],
+        judgements: Sequence[Judgement],
         measures: Sequence[str] = (*VISUAL, *GEOMETRIC),
         ridge: float = 1.0,
     ) -> "Confidence":
@@ -90,13 +86,14 @@ class Confidence:
 
         Raises ValueError where all poses are right, or none is.
         """
+        is_right = [judgement.is_right for judgement in judgements]
         if all(is_right) or not any(is_right):
             raise ValueError(
                 f"{sum(is_right)} of {len(is_right)} poses are right: confidence can be learned only from right and "
                 "wrong ones; train longer, or calibrate on more photographs"
             )
         is_used = [field.name in measures for field in fields(Agreement)]
-        x = np.array([[*np.multiply(astuple(agreement), is_used), 1.0] for agreement in agreements])
+        x = np.array([[*np.multiply(astuple(judgement.agreement), is_used), 1.0] for judgement in judgements])
         sign = np.where(is_right, 1.0, -1.0)
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -124,8 +121,7 @@ def agree(model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, drawn: 
     amodal = evidence.amodal
     overlap = np.minimum(is_drawn, amodal).sum() / max(np.maximum(is_drawn, amodal).sum(), 1e-6)
 
-    symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
-    xyz = (points.reshape(-1, 3) @ symmetry[:3, :3].T + symmetry[:3, 3]) / (model.diameter_m / 2)
+    xyz = model.coordinates(points.reshape(-1, 3), cam_T_obj)
     seen = evidence.visible * is_drawn
     coordinates = np.exp(-np.linalg.norm(xyz - evidence.xyz, axis=1) / COORDINATE_SCALE)
     depth = np.exp(-np.abs(drawn_depth_m.ravel() - evidence.depth_m) / (DISTANCE_SCALE * model.diameter_m))

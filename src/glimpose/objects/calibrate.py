@@ -40,7 +40,7 @@ def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, se
         raise ValueError(f"{checkpoint}: knows objects {missing}, which the config's data.models doesn't have")
     estimator.search = PoseSearch(estimator.objects, by_id, estimator.model.config)
     judgements = judge(estimator, synthesised(config, objects, meshes, seed), config.synthesis.K, by_id, num)
-    confidence = Confidence.fit([j.agreement for j in judgements], [j.is_right for j in judgements])
+    confidence = Confidence.fit(judgements)
     scores = torch.tensor([confidence(j.agreement) for j in judgements])
     right = torch.tensor([j.is_right for j in judgements])
     logger.info("%d of %d poses right; ROC AUC of the scores %.3f", right.sum(), len(right), roc_auc(scores, right))
@@ -82,5 +82,5 @@ def judge(
             errors_m = [float(mssd_m(found, truth, hulls[model.obj_id], model.symmetries)) for truth in truths]
             assert pose.agreement is not None
             is_right = min(errors_m, default=np.inf) < RIGHT_DIAMETERS * model.diameter_m
-            judgements.append(Judgement(model.obj_id, pose.agreement, pose.score, is_right))
+            judgements.append(Judgement(pose.agreement, is_right))
     return judgements

@@ -44,6 +44,14 @@ class ObjectModel:
         view = REFERENCE_VIEW.to(cam_T_obj)
         return view @ canonicalise(view.mT @ cam_T_obj, self.symmetries.to(cam_T_obj))
 
+    def coordinates(self, points_m: np.ndarray, cam_T_obj: np.ndarray) -> np.ndarray:
+        """Object coordinates as networks give them, of points ...×3 in the frame of the object drawn at a pose.
+
+        They are in object radii, and in the frame of the canonical one of the poses that look the same.
+        """
+        canonical_T_obj = np.linalg.solve(self.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
+        return (points_m @ canonical_T_obj[:3, :3].T + canonical_T_obj[:3, 3]) / (self.diameter_m / 2)
+
     def to_json(self) -> dict:
         """Plain numbers and strings for a checkpoint's metadata."""
         return {

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from glimpose.objects.crops import resize_matrix
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Instance, Renderer
 
@@ -33,8 +34,7 @@ class Contour:
 def draw_contour(renderer: Renderer, mesh: Mesh, cam_T_obj: np.ndarray, K: np.ndarray, size_px: int) -> Contour | None:
     """Points on the outline of an object drawn at a pose; None where next to nothing of it is in the picture."""
     # Drawn at twice the size: a mask tells the edge to a pixel, and a pixel of the crop is a percent of the distance.
-    fine_A_crop = np.array([[2, 0, 0.5], [0, 2, 0.5], [0, 0, 1.0]])
-    fine_K = fine_A_crop @ K
+    fine_K = resize_matrix(2, 2) @ K
     buffers = renderer.render([Instance(mesh, cam_T_obj)], fine_K, 2 * size_px, 2 * size_px)
     mask = buffers.mask.astype(np.uint8)
     found, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

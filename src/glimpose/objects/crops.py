@@ -1,8 +1,9 @@
 """What the two networks look at: the resized photograph, and crops in which objects have a fixed apparent size."""
 
-import cv2
 import numpy as np
+import torch
 
+from glimpose.geometry.camera import crop_affine, resize_affine
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 
@@ -10,35 +11,24 @@ from glimpose.nets.mtgoe import STRIDE
 def glance_matrix(height: int, width: int, scale: float) -> tuple[np.ndarray, int, int]:
     """Return out_A_img of the resized photograph, and its height and width."""
     out_height, out_width = round(height * scale), round(width * scale)
-    su, sv = out_width / width, out_height / height
-    return np.array([[su, 0, (su - 1) / 2], [0, sv, (sv - 1) / 2], [0, 0, 1]]), out_height, out_width
+    return resize_matrix(out_width / width, out_height / height), out_height, out_width
 
 
-def crop_matrix(center_px: np.ndarray, side_px: float, crop_px: int) -> np.ndarray:
-    """Return out_A_img of the square of that side around a point of the photograph, resized to crop_px."""
-    zoom = crop_px / side_px
-    shift = (crop_px - 1) / 2 - zoom * np.asarray(center_px)
-    return np.array([[zoom, 0, shift[0]], [0, zoom, shift[1]], [0, 0, 1.0]])
+def resize_matrix(scale_u: float, scale_v: float) -> np.ndarray:
+    """Return out_A_img of an image resized by a factor for each axis."""
+    return resize_affine(torch.tensor(scale_u, dtype=torch.float64), torch.tensor(scale_v, dtype=torch.float64)).numpy()
+
+
+def crop_matrix(center_px: np.ndarray, side_px: float, crop_px: int, angle_rad: float = 0.0) -> np.ndarray:
+    """Return out_A_img of the square of that side around a point, resized to crop_px and turned: see `crop_affine`."""
+    center = torch.as_tensor(np.asarray(center_px, np.float64))
+    return crop_affine(center, torch.tensor(side_px, dtype=torch.float64), crop_px, angle_rad).numpy()
 
 
 def frame_object(cam_T_obj: np.ndarray, K: np.ndarray, diameter_m: float, pad: float) -> tuple[np.ndarray, float]:
     """Centre and side, in pixels of the photograph, of the crop that shows an object at a pose with that padding."""
     u, v, z = K @ cam_T_obj[:3, 3]
     return np.array([u, v]) / z, diameter_m * pad * focal_px(K) / z
-
-
-def warp(image: np.ndarray, out_A_img: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resample an image, H×W×3 uint8; what lies outside repeats the border.
-
-    Shrinking averages over what each pixel covers instead of skipping it.
-    """
-    zoom = float(np.sqrt(abs(np.linalg.det(out_A_img[:2, :2]))))
-    if zoom < 0.75:
-        sigma = 0.4 * (1 / zoom - 0.5)
-        image = cv2.GaussianBlur(image, (0, 0), sigma)
-    return cv2.warpAffine(
-        image, out_A_img[:2], (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
-    )
 
 
 def focal_px(K: np.ndarray) -> float:

@@ -13,10 +13,10 @@ from glimpose.data.backgrounds import Backgrounds
 from glimpose.data.bop import BopDataset, Camera, read_models_info, targets_of, write_camera, write_targets
 from glimpose.data.bop_writer import SceneWriter, write_models
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.samples import one_thread
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig, only_visible_in
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Instance, Renderer, make_renderer
+from glimpose.training.loader import one_thread
 
 DEPTH_SCALE = 0.1
 WINDOW_PX = 64

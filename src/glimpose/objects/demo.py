@@ -19,9 +19,10 @@ from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import MtgoeConfig
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.dataset import write_dataset
-from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
+from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.evaluate import evaluate
-from glimpose.objects.predict import find_photographs, predict
+from glimpose.objects.photographs import find_photographs
+from glimpose.objects.predict import predict
 from glimpose.objects.samples import SampleConfig
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.synthesis import SynthesisConfig
@@ -76,7 +77,7 @@ def run_demo(out: Path, minutes: float = 4.0, seed: int = 0, num_photographs: in
     # Photograph fresh scenes, find the parts in them, and compare with the truth.
     renderer = make_renderer()
     write_dataset(out, "test", objects, meshes, config.data.models, config.synthesis, num_photographs, seed=seed)
-    estimator = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig(correspondences="coordinates"))
+    estimator = PoseEstimator.from_checkpoint(checkpoint)
     by_id = {model.obj_id: mesh for model, mesh in zip(objects, meshes, strict=True)}
     estimator.search = PoseSearch(objects, by_id, estimator.model.config)
     photographs = find_photographs([out / "test" / "000000" / "rgb"])

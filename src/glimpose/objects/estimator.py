@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from glimpose.config import from_dict
+from glimpose.data.images import warp
 from glimpose.decode.hough import find_centers, translation_from_center
 from glimpose.geometry.pnp import PnPResult, fuse_translation, solve_pnp
 from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
@@ -24,7 +25,6 @@ from glimpose.objects.crops import (
     gaze_reference_depth_m,
     glance_matrix,
     glance_reference_depth_m,
-    warp,
 )
 from glimpose.objects.evidence import GazeViews, decode_gaze
 from glimpose.objects.search import PoseSearch

@@ -9,12 +9,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from glimpose.data.bop import read_camera
-from glimpose.data.files import read_image
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
+from glimpose.objects.crops import resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
+from glimpose.objects.photographs import Photograph
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
+
+CELLS_A_PX = resize_matrix(1 / STRIDE, 1 / STRIDE)
+"""From pixels of a network's input to cells of its maps."""
 
 
 @dataclass(frozen=True)
@@ -35,22 +38,13 @@ class FilterConfig:
         if self.measures == "none":
             return None
         measures = {"both": (*VISUAL, *GEOMETRIC), "visual": VISUAL, "geometric": GEOMETRIC}[self.measures]
-        return Confidence.fit([j.agreement for j in judgements], [j.is_right for j in judgements], measures)
+        return Confidence.fit(judgements, measures)
 
     def weight(self, probability: float) -> float:
         """Weight of a label that is right with that probability."""
         if self.kind == "hard":
             return float(probability >= self.threshold)
         return probability if probability >= self.min_weight else 0.0
-
-
-@dataclass(frozen=True)
-class Photograph:
-    """An image that nobody labelled."""
-
-    name: str
-    image: np.ndarray
-    K: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -109,25 +103,11 @@ class Labels:
         return cls(labels, arrays["background"])
 
 
-def read_photographs(paths: Sequence[Path], camera: Path) -> list[Photograph]:
-    """Read images and their cameras; all must have one size."""
-    photographs: list[Photograph] = []
-    for path in tqdm(paths, desc="read photographs", unit="image", leave=False):
-        view = read_camera(camera, int(path.stem) if path.stem.isdecimal() else None)
-        image = read_image(path)
-        view.check_size(image, path)
-        if photographs and image.shape != photographs[0].image.shape:
-            raise ValueError(f"{path}: is {image.shape[1]}×{image.shape[0]} pixels, others aren't; adapt to one camera")
-        photographs.append(Photograph(path.name, image, view.K))
-    return photographs
-
-
 def label(
     teacher: PoseEstimator, photographs: Sequence[Photograph], confidence: Confidence | None, config: FilterConfig
 ) -> Labels:
     """Let the teacher look at clean photographs, and weigh what it says."""
     labels, backgrounds = [], []
-    index = {model.obj_id: i for i, model in enumerate(teacher.objects)}
     for number, photograph in enumerate(tqdm(photographs, desc="label photographs", unit="image", leave=False)):
         backgrounds.append(teacher.background_probability(photograph.image))
         for pose in teacher(photograph.image, photograph.K):
@@ -136,7 +116,7 @@ def label(
             labels.append(
                 PseudoLabel(
                     photograph=number,
-                    object_index=index[pose.model.obj_id],
+                    object_index=pose.look.detection.object_index,
                     cam_T_obj=pose.cam_T_obj,
                     probability=probability,
                     weight=config.weight(probability),
@@ -152,10 +132,4 @@ def _seen(pose: PoseEstimate, K: np.ndarray) -> Mapping[str, np.ndarray]:
     visible = look.views.visible[look.index].numpy()
     cells = round(len(visible) ** 0.5)
     crop_A_img = look.K.numpy() @ np.linalg.inv(K)
-    return {"visible": visible.reshape(cells, cells).astype(np.float32), "cells_A_img": cells_A_px() @ crop_A_img}
-
-
-def cells_A_px() -> np.ndarray:
-    """From pixels of a network's input to cells of its maps."""
-    shift = 0.5 / STRIDE - 0.5
-    return np.array([[1 / STRIDE, 0, shift], [0, 1 / STRIDE, shift], [0, 0, 1]])
+    return {"visible": visible.reshape(cells, cells).astype(np.float32), "cells_A_img": CELLS_A_PX @ crop_A_img}

@@ -4,15 +4,18 @@ Targets are drawn from the CAD models at the poses that the teacher gave, exactl
 what hides an object isn't known: there the teacher's mask tells what is seen of it.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from glimpose.data.images import warp
 from glimpose.data.sensor import occlude, simulate_sensor
-from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix, warp
-from glimpose.objects.pseudo_labels import Labels, Photograph, PseudoLabel, cells_A_px
+from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix
+from glimpose.objects.photographs import Photograph
+from glimpose.objects.pseudo_labels import CELLS_A_PX, Labels, PseudoLabel
 from glimpose.objects.samples import Closeup, Sample, SampleMaker, at_cells, channels_first
 from glimpose.objects.synthesis import Scene
 from glimpose.render.scene import Instance
@@ -38,7 +41,12 @@ class RealSampleMaker:
     ) -> None:
         self.maker = maker
         self.photographs = photographs
-        self.labels = [label for label in labels.labels if label.weight > 0]
+        self.of_object: dict[int, list[PseudoLabel]] = defaultdict(list)
+        self.in_photograph: dict[int, list[PseudoLabel]] = defaultdict(list)
+        for label in labels.labels:
+            if label.weight > 0:
+                self.of_object[label.object_index].append(label)
+                self.in_photograph[label.photograph].append(label)
         self.background = labels.background
         self.distortion = distortion
 
@@ -49,7 +57,7 @@ class RealSampleMaker:
         model, crop_px = maker.objects[label.object_index], maker.network.crop_px
         aimed = maker.off_target(rng, model, label.cam_T_obj)
         center_px, side_px = frame_object(aimed, photograph.K, model.diameter_m, maker.network.crop_pad)
-        out_A_img, out_T_cam = self._turned(crop_matrix(center_px, side_px, crop_px), crop_px, rng)
+        out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
         K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
         cam_T_obj = out_T_cam @ label.cam_T_obj
         instance = [Instance(maker.sampler.objects[label.object_index].mesh, cam_T_obj)]
@@ -69,9 +77,7 @@ class RealSampleMaker:
             amodal,
         )
         return {
-            "image": channels_first(image),
-            "object_index": np.array(label.object_index),
-            **maker.gaze_targets(closeup),
+            **maker.gaze_sample(closeup),
             "weight": np.array(label.weight, np.float32),
         }
 
@@ -81,13 +87,12 @@ class RealSampleMaker:
         photograph = self.photographs[chosen.photograph]
         rows, columns = photograph.image.shape[:2]
         glance_A_img, _, _ = glance_matrix(rows, columns, maker.network.glance_scale)
-        zoom = np.exp(rng.normal(0, self.distortion.log_zoom))
+        native_scale = float(np.exp(-rng.normal(0, self.distortion.log_zoom)) / glance_A_img[0, 0])
         u, v, z = photograph.K @ chosen.cam_T_obj[:3, 3]
-        center = np.array([u, v]) / z + rng.uniform(-0.4, 0.4, 2) * side / (zoom * glance_A_img[0, 0])
-        window_A_img = crop_matrix(center, side / (zoom * glance_A_img[0, 0]), side)
-        out_A_img, out_T_cam = self._turned(window_A_img, side, rng)
+        center_px = np.array([u, v]) / z + rng.uniform(-0.4, 0.4, 2) * side * native_scale
+        out_A_img, out_T_cam = self._turned(center_px, side * native_scale, side, rng)
         K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
-        labels = [label for label in self.labels if label.photograph == chosen.photograph]
+        labels = self.in_photograph[chosen.photograph]
         scene = Scene(
             tuple(
                 Instance(maker.sampler.objects[label.object_index].mesh, out_T_cam @ label.cam_T_obj)
@@ -98,12 +103,12 @@ class RealSampleMaker:
             maker.sampler.config,
         )
         buffers = maker.photographer.renderer.render(scene.instances, K, side, side, with_xyz=False)
-        image, covered = self._distorted(photograph, out_A_img, side, 1 / (zoom * glance_A_img[0, 0]), rng)
+        image, covered = self._distorted(photograph, out_A_img, side, native_scale, rng)
         visible = np.stack([_warped(label.visible, label.cells_A_img, out_A_img, side) > 0.5 for label in labels])
         is_seen = np.take_along_axis(visible, np.maximum(buffers.mask.astype(int) - 1, 0)[None], 0)[0]
         hidden = (buffers.mask > 0) & ~is_seen  # by something unknown, or the label is wrong
         buffers = replace(buffers, mask=np.where(is_seen & ~covered, buffers.mask, np.uint8(0)))
-        background_cells_A_img = cells_A_px() @ glance_A_img
+        background_cells_A_img = CELLS_A_PX @ glance_A_img
         background = _warped(self.background[chosen.photograph], background_cells_A_img, out_A_img, side)
         background = np.where(hidden & ~covered, 0, np.where(covered, 1, background)).astype(np.float32)
         weight_of = np.array([0.0, *(label.weight for label in labels)], np.float32)
@@ -115,20 +120,18 @@ class RealSampleMaker:
 
     def _draw_label(self, rng: np.random.Generator) -> PseudoLabel:
         """Draw an object, then one of its labels: what is rarely accepted is not rarely learned."""
-        objects = sorted({label.object_index for label in self.labels})
-        wanted = objects[int(rng.integers(len(objects)))]
-        chosen = [label for label in self.labels if label.object_index == wanted]
+        objects = sorted(self.of_object)
+        chosen = self.of_object[objects[int(rng.integers(len(objects)))]]
         return chosen[int(rng.integers(len(chosen)))]
 
-    def _turned(self, out_A_img: np.ndarray, side_px: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Turn a square picture about its middle; gives its matrix and that of the camera that rolls the same way."""
-        angle = np.deg2rad(rng.uniform(-self.distortion.roll_deg, self.distortion.roll_deg))
+    def _turned(
+        self, center_px: np.ndarray, side_px: float, out_px: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Cut out a square and turn it; gives its matrix, and that of the camera that rolls the same way."""
+        angle_rad = np.deg2rad(rng.uniform(-self.distortion.roll_deg, self.distortion.roll_deg))
         out_T_cam = np.eye(4)
-        out_T_cam[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
-        middle = (side_px - 1) / 2
-        turn = out_T_cam[:3, :3].copy()
-        turn[:2, 2] = middle - turn[:2, :2] @ [middle, middle]
-        return turn @ out_A_img, out_T_cam
+        out_T_cam[:2, :2] = [[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]]
+        return crop_matrix(center_px, side_px, out_px, float(angle_rad)), out_T_cam
 
     def _distorted(
         self,

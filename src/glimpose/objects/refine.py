@@ -18,12 +18,13 @@ import torch
 from torch import Tensor
 
 from glimpose.config import from_dict
+from glimpose.data.images import warp
 from glimpose.geometry.camera import pixel_grid
 from glimpose.geometry.pnp import fuse_translation, refine_pose
 from glimpose.nets.flow_refiner import FlowRefiner, FlowRefinerConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.crops import central_mean, crop_matrix, frame_object, warp
+from glimpose.objects.crops import central_mean, crop_matrix, frame_object
 from glimpose.render.mesh import Mesh, simplify
 from glimpose.render.scene import Instance, Renderer, make_renderer
 from glimpose.training.checkpoint import load_checkpoint, load_weights

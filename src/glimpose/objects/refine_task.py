@@ -22,11 +22,12 @@ from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.refine import draw
 from glimpose.objects.samples import Closeup, Sample, SampleConfig, SampleMaker, cell_mean, collate
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
-from glimpose.objects.task import Batch, CurriculumConfig, load_batches
+from glimpose.objects.task import Batch, CurriculumConfig
 from glimpose.objects.train import DataConfig, load_objects
 from glimpose.render.mesh import Mesh, simplify
 from glimpose.render.scene import make_renderer
 from glimpose.training.checkpoint import load_checkpoint
+from glimpose.training.loader import load_batches
 from glimpose.training.loop import TrainingConfig, fit
 
 
@@ -199,8 +200,8 @@ class RefinerTask:
 
     def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
         """Batches of steps start_step.. for one of several processes."""
-        indices = range(start_step * world_size + rank, (start_step + num_steps) * world_size, world_size)
-        return load_batches(self.batches, indices, self.config.training.num_workers)
+        num_workers = self.config.training.num_workers
+        return load_batches(self.batches, start_step, num_steps, rank, world_size, num_workers)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""

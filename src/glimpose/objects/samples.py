@@ -1,6 +1,5 @@
 """Training samples: photographs for the glance and crops for the gaze, with targets at the networks' stride."""
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -99,11 +98,7 @@ class SampleMaker:
         while True:
             closeup = draw(rng, difficulty)
             if closeup is not None:
-                return {
-                    "image": channels_first(closeup.image),
-                    "object_index": np.array(closeup.object_index),
-                    **self.gaze_targets(closeup),
-                }
+                return self.gaze_sample(closeup)
 
     def _try_gaze(self, rng: np.random.Generator, difficulty: float) -> "Closeup | None":
         return self.closeup(rng, difficulty, lambda model, cam_T_obj: self.off_target(rng, model, cam_T_obj))
@@ -174,28 +169,27 @@ class SampleMaker:
             return None
         return Closeup(object_index, model, image, K, cam_T_obj, aimed, buffers, visible, amodal)
 
-    def gaze_targets(self, closeup: "Closeup") -> Sample:
-        """Give masks, depth, object coordinates and points, in the canonical one of the object's equivalent poses."""
+    def gaze_sample(self, closeup: "Closeup") -> Sample:
+        """Give a picture, masks, depth, object coordinates and points, in the canonical one of equivalent poses."""
         model, cam_T_obj, K = closeup.model, closeup.cam_T_obj, closeup.K
         buffers, visible, amodal = closeup.buffers, closeup.visible, closeup.amodal
         canonical = model.canonical(torch.from_numpy(cam_T_obj)).numpy()
         reference_m = gaze_reference_depth_m(K, model.diameter_m, self.network)
         weight, depth = central_mean(buffers.depth[..., None], visible)
-        _, xyz = central_mean(buffers.xyz, visible)
-        # The renderer saw the pose as drawn; a symmetric object's coordinates move to the canonical frame.
-        canonical_T_obj = np.linalg.inv(canonical) @ cam_T_obj
-        xyz = xyz @ canonical_T_obj[:3, :3].T + canonical_T_obj[:3, 3]
+        _, points_m = central_mean(buffers.xyz, visible)
         points = np.concatenate([np.zeros((1, 3)), model.keypoints_m]) @ canonical[:3, :3].T + canonical[:3, 3]
         projected = points @ K.T
         with np.errstate(divide="ignore"):
             log_depth = np.log(np.where(weight, depth[..., 0], reference_m) / reference_m)
         return {
+            "image": channels_first(closeup.image),
+            "object_index": np.array(closeup.object_index),
             "weight": np.array(1, np.float32),
             "visible": cell_mean(visible, *weight.shape),
             "amodal": cell_mean(amodal, *weight.shape),
             "valid": weight.astype(np.float32),
             "log_depth": log_depth.astype(np.float32),
-            "xyz": (xyz / (model.diameter_m / 2)).transpose(2, 0, 1).astype(np.float32),
+            "xyz": model.coordinates(points_m, cam_T_obj).transpose(2, 0, 1).astype(np.float32),
             "points_px": (projected[:, :2] / projected[:, 2:]).astype(np.float32),
             "center_log_depth": np.float32(np.log(canonical[2, 3] / reference_m)),
             "K": K.astype(np.float32),
@@ -246,10 +240,3 @@ def at_cells(pixels: np.ndarray) -> np.ndarray:
 def cell_mean(mask: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Share of each cell that a mask covers."""
     return cv2.resize(mask.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-
-
-def one_thread(_: int) -> None:
-    """Set up a worker process that draws samples: one thread, for the cores are taken."""
-    os.environ.setdefault("LP_NUM_THREADS", "0")  # llvmpipe's own
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)

@@ -158,8 +158,7 @@ class PoseSearch:
         """How well a pose explains the evidence: 0 is perfect, less is worse."""
         buffers = self.draw(model, cam_T_obj, evidence)
         covers, points = central_mean(buffers.xyz, buffers.mask > 0)
-        symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)
-        xyz = (points @ symmetry[:3, :3].T + symmetry[:3, 3]) / (model.diameter_m / 2)
+        xyz = model.coordinates(points, cam_T_obj)
         masks = covers.reshape(1, -1).astype(np.float32)
         return float(self._explained(masks, xyz.reshape(1, -1, 3), evidence, self.config.pose_std)[0])
 

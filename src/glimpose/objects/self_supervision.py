@@ -8,7 +8,8 @@ import numpy as np
 
 from glimpose.objects.agreement import Confidence
 from glimpose.objects.estimator import PoseEstimator
-from glimpose.objects.pseudo_labels import FilterConfig, Photograph
+from glimpose.objects.photographs import Photograph
+from glimpose.objects.pseudo_labels import FilterConfig
 from glimpose.objects.real_samples import DistortionConfig
 from glimpose.objects.search import SearchConfig
 from glimpose.training.loop import TrainingConfig
@@ -69,14 +70,16 @@ class Assessment:
     def of(cls, estimator: PoseEstimator, photographs: Sequence[Photograph], confidence: Confidence) -> "Assessment":
         """Estimate poses and see how well they agree."""
         best = np.zeros((len(photographs), len(estimator.objects)))
-        index = {model.obj_id: i for i, model in enumerate(estimator.objects)}
         for row, photograph in zip(best, photographs, strict=True):
             for pose in estimator(photograph.image, photograph.K):
                 assert pose.agreement is not None
-                i = index[pose.model.obj_id]
+                i = pose.look.detection.object_index
                 row[i] = max(row[i], confidence(pose.agreement))
         means = best.mean(0)
-        return cls(float(best.mean()), {obj_id: float(means[i]) for obj_id, i in index.items()})
+        return cls(
+            float(best.mean()),
+            {model.obj_id: float(mean) for model, mean in zip(estimator.objects, means, strict=True)},
+        )
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from glimpose import losses
 from glimpose.data.backgrounds import Backgrounds
@@ -14,10 +14,11 @@ from glimpose.geometry.camera import pixel_grid
 from glimpose.nets.glance_gaze import GAZE_UNIT_PX, GLANCE_UNIT_PX, GlanceGaze, GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.samples import Sample, SampleConfig, SampleMaker, collate, one_thread
+from glimpose.objects.samples import Sample, SampleConfig, SampleMaker, collate
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import make_renderer
+from glimpose.training.loader import load_batches
 
 Batch = dict[str, dict[str, Tensor]]
 
@@ -115,19 +116,6 @@ class SynthesisBatches(Dataset[Batch]):
         return batch
 
 
-def load_batches(batches: Dataset[Batch], indices: Sequence[int], num_workers: int) -> Iterable[Batch]:
-    """Draw these batches in other processes, or in this one where none are asked for."""
-    return DataLoader(
-        batches,
-        batch_size=None,
-        sampler=indices,
-        num_workers=num_workers,
-        worker_init_fn=one_thread,
-        prefetch_factor=4 if num_workers else None,
-        multiprocessing_context="spawn" if num_workers else None,
-    )
-
-
 class GlanceGazeTask:
     """The task `training.loop.fit` trains: model, batches, losses and validation."""
 
@@ -159,8 +147,7 @@ class GlanceGazeTask:
 
     def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
         """Batches of steps start_step.. for one of several processes."""
-        indices = range(start_step * world_size + rank, (start_step + num_steps) * world_size, world_size)
-        return load_batches(self.batches, indices, self.num_workers)
+        return load_batches(self.batches, start_step, num_steps, rank, world_size, self.num_workers)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""
