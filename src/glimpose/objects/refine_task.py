@@ -1,6 +1,6 @@
 """Training the refiner: fresh close-ups, and drawings at poses that are a little off."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
 from glimpose import losses
 from glimpose.data.backgrounds import Backgrounds
@@ -20,14 +19,13 @@ from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.refine import draw
-from glimpose.objects.samples import Closeup, Sample, SampleConfig, SampleMaker, cell_mean, collate
+from glimpose.objects.samples import Closeup, Sample, SampleConfig, SampleMaker, cell_mean
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig
-from glimpose.objects.task import Batch, CurriculumConfig
+from glimpose.objects.task import Batch, CurriculumConfig, SynthesisTask, ValidatedBatches, draw_samples
 from glimpose.objects.train import DataConfig, load_objects
 from glimpose.render.mesh import Mesh, simplify
 from glimpose.render.scene import make_renderer
 from glimpose.training.checkpoint import load_checkpoint
-from glimpose.training.loader import load_batches
 from glimpose.training.loop import TrainingConfig, fit
 
 
@@ -155,7 +153,7 @@ def _shows(closeup: Closeup, uv: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
     return is_inside & closeup.visible[v, u] & is_front
 
 
-class RefinementBatches(Dataset[Batch]):
+class RefinementBatches(ValidatedBatches):
     """Batch i is a function of (seed, i) alone."""
 
     def __init__(self, config: RefinerTrainingConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh]) -> None:
@@ -165,43 +163,36 @@ class RefinementBatches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         """Draw batch ``index``."""
-        return self.draw(index, self.config.batch.crops)
+        return self._draw(index, self.config.batch.crops)
 
-    def draw(self, index: int, num: int) -> Batch:
-        """Draw a batch of any size; negative indices are kept for validation."""
+    def validation(self) -> Batch:
+        """Draw what is validated on."""
+        return self._draw(-1, self.config.batch.validation_crops)
+
+    def _draw(self, index: int, num: int) -> Batch:
         if self._maker is None:  # a renderer can't be sent to another process
             self._maker = RefinementMaker(*self.parts)
-        hardest = 1.0 if index < 0 else self.config.curriculum.hardest(index)
-        samples = []
-        for i in range(num):
-            rng = np.random.default_rng([self.config.training.seed, abs(index), int(index < 0), 2, i])
-            samples.append(self._maker(rng, rng.uniform(0, hardest)))
-        return {"refiner": collate(samples)}
+        seed = [self.config.training.seed, abs(index), int(index < 0), 2]
+        return {"refiner": draw_samples(self._maker, num, self.config.curriculum.hardest(index), seed)}
 
 
-class RefinerTask:
+class RefinerTask(SynthesisTask):
     """The task `training.loop.fit` trains."""
 
     def __init__(self, config: RefinerTrainingConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh]) -> None:
+        network = FlowRefiner(config.network)
+        super().__init__(network, RefinementBatches(config, objects, meshes), config.training.num_workers)
         self.config = config
-        self.model = FlowRefiner(config.network)
         if config.encoder_from is not None:
             weights = load_checkpoint(config.encoder_from).group("model")
             prefix = "gaze.encoder."
-            self.model.start_from(
+            network.start_from(
                 {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
             )
-        self.batches = RefinementBatches(config, objects, meshes)
-        self._validation: Batch | None = None
 
     def metadata(self) -> dict:
         """What a checkpoint needs besides weights to refine."""
         return {"kind": "refiner", "network": asdict(self.config.network)}
-
-    def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
-        """Batches of steps start_step.. for one of several processes."""
-        num_workers = self.config.training.num_workers
-        return load_batches(self.batches, start_step, num_steps, rank, world_size, num_workers)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""
@@ -221,22 +212,6 @@ class RefinerTask:
             "uncertainty": lambdas.uncertainty
             * losses.masked_mean(losses.laplace_nll(error_px.detach(), maps["flow_log_std"]), weight),
         }
-
-    @torch.no_grad()
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """Losses on fresh samples, the same every time, and the flow's error; ``score`` is minus the loss."""
-        if self._validation is None:
-            self._validation = self.batches.draw(-1, self.config.batch.validation_crops)
-        device = next(model.parameters()).device
-        sample = {key: value.to(device) for key, value in self._validation["refiner"].items()}
-        measured: dict[str, list[float]] = {}
-        for start in range(0, len(sample["image"]), 32):
-            chunk = {key: value[start : start + 32] for key, value in sample.items()}
-            for name, term in self.losses(model, {"refiner": chunk}).items():
-                measured.setdefault(name, []).append(float(term))
-        means = {name: float(np.mean(values)) for name, values in measured.items()}
-        loss = sum(means.values())
-        return {**means, "loss": loss, "score": -loss}
 
 
 def train_refiner(config: RefinerTrainingConfig, run_dir: Path, resume: bool = False) -> Path:

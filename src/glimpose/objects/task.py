@@ -1,5 +1,6 @@
 """Supervised training of glance and gaze on scenes drawn on the fly."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
@@ -62,11 +63,35 @@ class CurriculumConfig:
     """Difficulty of the first step's scenes."""
 
     def hardest(self, index: int) -> float:
-        """Return the difficulty of batch ``index``'s hardest scenes; its samples are uniform between 0 and that."""
+        """Return the difficulty of batch ``index``'s hardest scenes; its samples are uniform between 0 and that.
+
+        Negative indices are for validation, which is as hard as it gets from the beginning.
+        """
+        if index < 0:
+            return 1.0
         return min(1.0, self.start + (1 - self.start) * index / self.steps) if self.steps else 1.0
 
 
-class SynthesisBatches(Dataset[Batch]):
+def draw_samples(
+    make: Callable[[np.random.Generator, float], Sample],
+    num: int,
+    hardest: float,
+    seed: Sequence[int],
+) -> dict[str, Tensor]:
+    """Make ``num`` samples of any difficulty up to the hardest; each is a function of its number and the seed."""
+    rngs = [np.random.default_rng([*seed, i]) for i in range(num)]
+    return collate([make(rng, rng.uniform(0, hardest)) for rng in rngs])
+
+
+class ValidatedBatches(Dataset[Batch], ABC):
+    """Batches by their index, and one that is validated on."""
+
+    @abstractmethod
+    def validation(self) -> Batch:
+        """Draw what is validated on."""
+
+
+class SynthesisBatches(ValidatedBatches):
     """Batch i is a function of (seed, i) alone, whichever process draws it and whenever."""
 
     def __init__(
@@ -99,25 +124,63 @@ class SynthesisBatches(Dataset[Batch]):
 
     def draw(self, index: int, windows: int, crops: int) -> Batch:
         """Draw a batch of any size; negative indices are kept for validation."""
-        hardest = 1.0 if index < 0 else self.curriculum.hardest(index)
-
-        def draw(make: Callable[[np.random.Generator, float], Sample], part: int, num: int) -> dict[str, Tensor]:
-            samples = []
-            for i in range(num):
-                rng = np.random.default_rng([self.batch.seed, abs(index), int(index < 0), part, i])
-                samples.append(make(rng, rng.uniform(0, hardest)))
-            return collate(samples)
-
+        hardest = self.curriculum.hardest(index)
+        seed = [self.batch.seed, abs(index), int(index < 0)]
         batch: Batch = {}
         if windows:
-            batch["glance"] = draw(self.maker.glance, 0, windows)
+            batch["glance"] = draw_samples(self.maker.glance, windows, hardest, [*seed, 0])
         if crops:
-            batch["gaze"] = draw(self.maker.gaze, 1, crops)
+            batch["gaze"] = draw_samples(self.maker.gaze, crops, hardest, [*seed, 1])
         return batch
 
+    def validation(self) -> Batch:
+        """Draw what is validated on."""
+        return self.draw(
+            -1,
+            self.batch.validation_windows if self.batch.windows else 0,
+            self.batch.validation_crops if self.batch.crops else 0,
+        )
 
-class GlanceGazeTask:
+
+class SynthesisTask(ABC):
+    """What tasks on synthesised batches have in common: the loader, and validation by their losses."""
+
+    def __init__(self, model: nn.Module, batches: ValidatedBatches, num_workers: int) -> None:
+        self.model = model
+        self.batches = batches
+        self.num_workers = num_workers
+        self._validation: Batch | None = None
+
+    @abstractmethod
+    def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Weighted terms whose sum is minimised."""
+
+    def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
+        """Batches of steps start_step.. for one of several processes."""
+        return load_batches(self.batches, start_step, num_steps, rank, world_size, self.num_workers)
+
+    @torch.no_grad()
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        """Errors on fresh synthesised samples, the same every time; ``score`` is minus the loss."""
+        if self._validation is None:
+            self._validation = self.batches.validation()
+        device = next(model.parameters()).device
+        measured: dict[str, list[float]] = {}
+        for chunk in _chunks(self._validation, 32):
+            moved = {part: {key: value.to(device) for key, value in maps.items()} for part, maps in chunk.items()}
+            for name, term in self.losses(model, moved).items():
+                measured.setdefault(name, []).append(float(term))
+        # Parts may have different numbers of chunks, so their terms are averaged before they are added.
+        means = {name: float(np.mean(values)) for name, values in measured.items()}
+        loss = sum(means.values())
+        return {**means, "loss": loss, "score": -loss}
+
+
+class GlanceGazeTask(SynthesisTask):
     """The task `training.loop.fit` trains: model, batches, losses and validation."""
+
+    model: GlanceGaze
+    batches: SynthesisBatches
 
     def __init__(
         self,
@@ -131,23 +194,17 @@ class GlanceGazeTask:
         lambdas: LambdaConfig,
         num_workers: int = 1,
     ) -> None:
+        batches = SynthesisBatches(objects, meshes, synthesis, network, samples, batch, curriculum)
+        super().__init__(GlanceGaze(network, len(objects)), batches, num_workers)
         self.objects = list(objects)
         self.network = network
-        self.model = GlanceGaze(network, len(self.objects))
-        self.batches = SynthesisBatches(objects, meshes, synthesis, network, samples, batch, curriculum)
         self.lambdas = lambdas
-        self.num_workers = num_workers
         self.freeze_batch_norm = False
         """Keep the norms' statistics as they are."""
-        self._validation: Batch | None = None
 
     def metadata(self) -> dict:
         """What a checkpoint needs besides weights to predict."""
         return {"kind": "objects", "network": asdict(self.network), "objects": [o.to_json() for o in self.objects]}
-
-    def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
-        """Batches of steps start_step.. for one of several processes."""
-        return load_batches(self.batches, start_step, num_steps, rank, world_size, self.num_workers)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""
@@ -169,29 +226,6 @@ class GlanceGazeTask:
         if gaze_batch is not None:
             terms |= {f"gaze/{name}": term for name, term in gaze_losses(gaze, gaze_batch, self.lambdas).items()}
         return terms
-
-    @torch.no_grad()
-    def validate(self, model: nn.Module) -> dict[str, float]:
-        """Errors on fresh synthesised samples, the same every time; ``score`` is minus the loss."""
-        batch_config = self.batches.batch
-        if self._validation is None:
-            self._validation = self.batches.draw(
-                -1,
-                batch_config.validation_windows if batch_config.windows else 0,
-                batch_config.validation_crops if batch_config.crops else 0,
-            )
-        device = next(model.parameters()).device
-        totals: dict[str, list[float]] = {}
-        for chunk in _chunks(self._validation, 32):
-            moved = {part: {key: value.to(device) for key, value in maps.items()} for part, maps in chunk.items()}
-            measured = {name: float(term) for name, term in self.losses(model, moved).items()}
-            measured["loss"] = sum(measured.values())
-            for name, value in measured.items():
-                totals.setdefault(name, []).append(value)
-        means = {name: float(np.mean(values)) for name, values in totals.items()}
-        # The two parts may have different numbers of chunks, so their terms are averaged before they are added.
-        means["loss"] = sum(value for name, value in means.items() if name != "loss")
-        return {**means, "score": -means["loss"]}
 
 
 def _chunks(batch: Batch, size: int) -> Iterator[Batch]:
