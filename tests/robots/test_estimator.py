@@ -10,7 +10,7 @@ from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
 from glimpose.data.led_h5_writer import ml_row
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
 from glimpose.robots.calibrate import Known, depth_at_distance, fit_scale
-from glimpose.robots.estimator import DecodeConfig, base_axes, find_robots, in_photograph, lowered, place, ray
+from glimpose.robots.estimator import DecodeConfig, base_axes, find_robots, in_photograph, joint_of_light, place, ray
 from glimpose.robots.leds import Led, LedRobot
 
 CONFIG = LedFcnConfig(num_scales=3)
@@ -182,17 +182,54 @@ def test_a_robot_that_looks_larger_farther_away_is_refused():
         fit_scale([known(1.0, -1.0), known(3.0, -1.0)])
 
 
-def test_points_above_the_joint_are_lowered_to_it():
-    """A network that points at a robot's roof: calibration tells how high that is, and predictions come down."""
+TURRET = LedRobot(
+    "turret",
+    (
+        Led("front", 0.0, 80.0, (0.17, 0.0, 0.07)),
+        Led("left", 90.0, 90.0, (0.0, 0.07, 0.2)),
+        Led("right", -90.0, 90.0, (0.0, -0.07, 0.2)),
+    ),
+    ROBOT.gimbal_m,
+)
+
+
+def light_view(pose: tuple[float, float, float], light_m: np.ndarray) -> tuple[np.ndarray, float]:
+    """Pixel and depth of a point of a robot at (x, y, θ)."""
+    x, y, theta = pose
+    R = np.array([[math.cos(theta), -math.sin(theta), 0], [math.sin(theta), math.cos(theta), 0], [0, 0, 1]])
+    xyz = CAMERA.base_T_cam[:3, :3].T @ (R @ light_m + [x, y, 0] - CAMERA.base_T_cam[:3, 3])
+    uv, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), CAMERA.K, CAMERA.distortion)
+    return uv.ravel(), float(xyz[2])
+
+
+@pytest.mark.parametrize("theta", [-2.5, -1.2, 0.4, 1.4, 2.6])
+def test_a_light_that_is_pointed_at_leads_to_the_joint(theta):
+    """A network that points at whichever turret light it sees; calibration told how high that is."""
+    pose = (1.5, 0.4, theta)
+    uv, depth_m, bearing = true_view(*pose)
+    left, right = TURRET.leds[1:]
+    light = left if 0 < bearing < math.pi else right
+    seen_uv, seen_depth_m = light_view(pose, np.array(light.position_m))
+    assert np.linalg.norm(seen_uv - uv) > 15
+    found_uv, found_depth_m = joint_of_light(seen_uv, seen_depth_m, bearing, 0.2, CAMERA, TURRET)
+    np.testing.assert_allclose(found_uv, uv, atol=1.5)  # the heading is told from the light's place, not the base's
+    assert found_depth_m == pytest.approx(depth_m, abs=0.01)
+    height_m = CAMERA.base_T_cam[2, 3] + base_axes(seen_uv, seen_depth_m, CAMERA)[2]
+    assert height_m == pytest.approx(0.2, abs=1e-3)
+
+
+def test_lights_without_a_position_or_a_bearing_only_have_their_height():
     uv, depth_m, _ = true_view(1.5, 0.4, 0.3)
-    above = depth_m * ray(uv, CAMERA) + CAMERA.base_T_cam[:3, :3].T @ [0, 0, 0.09]
-    seen_uv = cv2.projectPoints(above[None], np.zeros(3), np.zeros(3), CAMERA.K, CAMERA.distortion)[0].ravel()
-    assert seen_uv[1] < uv[1] - 10
-    found_uv, found_depth_m = lowered(seen_uv, above[2], 0.09, CAMERA)
-    np.testing.assert_allclose(found_uv, uv, atol=1e-6)
-    assert found_depth_m == pytest.approx(depth_m)
-    height_m = CAMERA.base_T_cam[2, 3] + base_axes(seen_uv, above[2], CAMERA)[2]
-    assert height_m == pytest.approx(ROBOT.gimbal_m[2] + 0.09, abs=1e-3)
+    for robot, bearing in ((ROBOT, 0.3), (TURRET, math.nan)):
+        np.testing.assert_array_equal(robot.shining_m(bearing, 0.2), [0, 0, 0.2])
+        found_uv, _ = joint_of_light(uv, depth_m, bearing, ROBOT.gimbal_m[2] + 0.05, CAMERA, robot)
+        assert found_uv[1] > uv[1] + 5
+
+
+def test_lights_at_another_height_do_not_count():
+    np.testing.assert_allclose(TURRET.shining_m(math.radians(30), 0.2), [0, 0.07, 0.2], atol=0.001)
+    np.testing.assert_allclose(TURRET.shining_m(math.radians(30), 0.07), [0.17, 0, 0.07], atol=0.001)
+    np.testing.assert_allclose(TURRET.shining_m(math.pi, 0.2), [0, 0, 0.2], atol=0.001)
 
 
 def test_a_distance_nearer_than_the_camera_is_refused():

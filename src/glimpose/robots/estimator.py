@@ -219,7 +219,8 @@ class RobotEstimator:
         if self.scale is not None and camera is not None:
             depth_m = self.scale.depth_m(seen.log_range, focal_px(camera) * input_scale)
             if self.scale.height_m is not None:
-                uv_px, depth_m = lowered(uv_px, depth_m, self.scale.height_m - self.model.robot.gimbal_m[2], camera)
+                height_m, robot = self.scale.height_m, self.model.robot
+                uv_px, depth_m = joint_of_light(uv_px, depth_m, seen.bearing_rad, height_m, camera, robot)
             pose, cam_T_robot = place(uv_px, depth_m, seen.bearing_rad, camera, self.model.robot)
             distance_m = float(np.hypot(*pose[:2]))
         return RobotEstimate(
@@ -257,11 +258,35 @@ def base_axes(uv_px: np.ndarray, depth_m: float, camera: RobotCamera) -> np.ndar
     return seen
 
 
-def lowered(uv_px: np.ndarray, depth_m: float, by_m: float, camera: RobotCamera) -> tuple[np.ndarray, float]:
-    """Pixel and depth of the point that lies so far below, in the world, the one seen at a pixel and a depth."""
-    xyz = depth_m * ray(uv_px, camera) - camera.base_T_cam[:3, :3].T @ np.array([0.0, 0.0, by_m])
-    moved, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), camera.K, camera.distortion)
-    return moved.ravel(), float(xyz[2])
+def moved(uv_px: np.ndarray, depth_m: float, by_m: np.ndarray, camera: RobotCamera) -> tuple[np.ndarray, float]:
+    """Pixel and depth of the point that lies so far, in the axes of the camera robot's base, from the one seen."""
+    xyz = depth_m * ray(uv_px, camera) + camera.base_T_cam[:3, :3].T @ by_m
+    uv_there, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), camera.K, camera.distortion)
+    return uv_there.ravel(), float(xyz[2])
+
+
+def joint_of_light(
+    uv_px: np.ndarray, depth_m: float, bearing_rad: float, height_m: float, camera: RobotCamera, robot: LedRobot
+) -> tuple[np.ndarray, float]:
+    """Pixel and depth of the joint of a robot whose lights at some height are what is seen at a pixel and a depth.
+
+    Nothing in its training ties the point that a network points at to the joint (docs/lab-book.md).
+    """
+    seen_m = camera.base_T_cam[:3, 3] + base_axes(uv_px, depth_m, camera)
+    to_light = robot.shining_m(bearing_rad, height_m) - robot.gimbal_m
+    return moved(uv_px, depth_m, -_turned(heading_rad(seen_m[:2], bearing_rad)) @ to_light, camera)
+
+
+def heading_rad(xy_m: np.ndarray, bearing_rad: float) -> float:
+    """Direction that a robot at a place in the camera robot's base frame has, seen from a bearing: -π to π."""
+    theta = math.atan2(-xy_m[1], -xy_m[0]) - bearing_rad
+    return math.atan2(math.sin(theta), math.cos(theta))
+
+
+def _turned(theta_rad: float) -> np.ndarray:
+    """Rotation about the vertical, 3×3; none for an unknown angle."""
+    turn = 0.0 if math.isnan(theta_rad) else theta_rad
+    return np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
 
 
 def place(
@@ -277,10 +302,8 @@ def place(
     joint_m = np.array(robot.gimbal_m)
     for _ in range(3):  # the base's place and its direction tell each other; the joint is near its middle
         x, y = (mount_m + to_joint - joint_m)[:2]
-        theta = math.atan2(-y, -x) - bearing_rad
-        theta = math.atan2(math.sin(theta), math.cos(theta))
-        turn = 0.0 if math.isnan(theta) else theta
-        base_R_target = np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
+        theta = heading_rad(np.array([x, y]), bearing_rad)
+        base_R_target = _turned(theta)
         joint_m = base_R_target @ robot.gimbal_m
     from_camera = to_joint - joint_m
     if not math.isnan(mount_m[2]):

@@ -10,6 +10,8 @@ from glimpose.config import load
 
 MIRROR_TOLERANCE_DEG = 5.0
 MIRROR_TOLERANCE_M = 0.02
+SAME_HEIGHT_M = 0.05
+"""LEDs so much higher or lower than a point that is pointed at count 1/e of those at its height."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class Led:
     half_width_deg: float = 90.0
     """It is seen from bearings within this of its azimuth."""
     position_m: tuple[float, float, float] | None = None
-    """Its centre; only drawing needs it."""
+    """Its centre: for drawing, and for telling from a light that is pointed at where the robot is."""
     size_m: tuple[float, float] = (0.051, 0.028)
     """Width and height of the plate that shines."""
 
@@ -68,6 +70,17 @@ class LedRobot:
         """Tell which LEDs can be seen from bearings ψ: bool, [..., K]."""
         away = np.asarray(bearing_rad)[..., None] - self.azimuths_rad
         return np.abs(np.arctan2(np.sin(away), np.cos(away))) <= self.half_widths_rad + 1e-9
+
+    def shining_m(self, bearing_rad: float, height_m: float) -> np.ndarray:
+        """Middle of the LEDs at about a height that can be seen from a bearing, base frame.
+
+        It is on the base's axis where there are none, or the file tells no positions. Its z is the height given.
+        """
+        places = [led.position_m or (0.0, 0.0, np.inf) for led in self.leds]
+        at_height = np.exp(-(((np.array(places)[:, 2] - height_m) / SAME_HEIGHT_M) ** 2))
+        weight = at_height * (0.0 if np.isnan(bearing_rad) else self.faces(bearing_rad))
+        middle = weight @ np.array(places)[:, :2] / max(weight.sum(), 1e-6)
+        return np.array([*middle, height_m])
 
     @cached_property
     def mirrored(self) -> tuple[int, ...]:
