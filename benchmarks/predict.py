@@ -78,6 +78,7 @@ def object_stages(args: argparse.Namespace) -> Stages:
 def robot_stages(args: argparse.Namespace) -> Stages:
     """The network, and all from a photograph to the robots' poses."""
     estimator = RobotEstimator.from_checkpoint(args.checkpoint)
+    estimator.network.requires_grad_(False)  # or counting FLOPs looks for gradients where there are none
     image = read_image(args.photograph)
     scale = estimator.model.network.input_scale
     rows, columns = round(image.shape[0] * scale), round(image.shape[1] * scale)
