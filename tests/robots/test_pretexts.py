@@ -16,6 +16,7 @@ from glimpose.robots.pretexts import (
     latent_pose,
     log_led_likelihood,
     log_pose_prob,
+    usual_doubt,
     weighted_bce,
     zoom_error,
 )
@@ -101,7 +102,7 @@ def test_latent_pose_has_the_right_gradients():
     names = [name for name in maps if name != "log_range"]
 
     def loss(*values: torch.Tensor) -> torch.Tensor:
-        return latent_pose(dict(zip(names, values, strict=True)), led_on, there(led_on), certainty=0.7)
+        return latent_pose(dict(zip(names, values, strict=True)), led_on, there(led_on), 0.7, usual_doubt=0.1)
 
     assert torch.autograd.gradcheck(loss, [maps[name] for name in names])
 
@@ -127,6 +128,18 @@ def test_claims_to_see_an_led_in_doubt_cost_as_much_as_is_asked_for():
             seen, hidden = log_led_likelihood(led, visibility, led_on, certainty)[0, 0, 0]
             assert hidden.item() == pytest.approx(-math.log(2))
             assert seen.item() == pytest.approx(-(1 + certainty) * math.log(2))
+            usual, _ = log_led_likelihood(led, visibility, led_on, certainty, math.log(2))[0, 0, 0]
+            assert usual.item() == pytest.approx(-math.log(2))
+
+
+def test_the_usual_doubt_is_that_of_leds_which_are_claimed_to_be_seen():
+    maps = random_maps(6, batch=1, num=3)
+    maps["position"] = torch.tensor([[50.0, -50.0, -50.0]], dtype=torch.float64)  # cell 0
+    maps["visibility"] = torch.zeros(K, 7, dtype=torch.float64)
+    maps["visibility"][:, 0] = torch.tensor([60.0, 60.0, -60.0, -60.0])  # of LEDs 0 and 1
+    maps["led"] = torch.full((1, 3, K), 60.0, dtype=torch.float64)
+    maps["led"][0, 0, 1:3] = 0.0  # anyone's guess: one that is seen, one that isn't
+    assert usual_doubt(maps).item() == pytest.approx(math.log(2) / 2)
 
 
 def test_bearings_diverge_from_any_side_by_their_certainty_where_the_robot_is():

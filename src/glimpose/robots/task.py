@@ -30,7 +30,6 @@ class BatchConfig:
     """So many of them are seen a second time, larger or smaller, for the range to be learned from."""
     startup_steps: int = 0
     """Until then positions lean on what glows, less and less: it shows the way, but a robot's middle isn't its LEDs.
-    Where nothing is known yet nothing can be certain: what `LatentPose.certainty` costs grows over the same steps.
     For networks with a map of positions."""
     validation_share: float = 0.1
     """Of the recording's frames: the last ones, for their neighbours in time look like them."""
