@@ -31,13 +31,16 @@ def read_gray(path: Path) -> np.ndarray:
     return image
 
 
-def find_images(entry: Path) -> list[Path]:
-    """Give an image file, or all images in a folder and below, by name; FileNotFoundError where there is none."""
+def find_images(entry: Path, pattern: str = "*") -> list[Path]:
+    """Give an image file, or all images in a folder, by name; FileNotFoundError where there is none.
+
+    With the pattern "**/*" those in folders below, too.
+    """
     if entry.is_file():
         return [entry]
     if not entry.is_dir():
         raise FileNotFoundError(f"{entry}: no such image or folder")
-    found = sorted(path for path in entry.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = sorted(path for path in entry.glob(pattern) if path.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
         raise FileNotFoundError(f"{entry}: no images in this folder; expected {', '.join(IMAGE_SUFFIXES)}")
     return found

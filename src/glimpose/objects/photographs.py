@@ -35,7 +35,7 @@ def find_photographs(inputs: Sequence[Path]) -> list[PhotographFile]:
     """
     paths: list[Path] = []
     for entry in inputs:
-        found = find_images(entry)
+        found = find_images(entry, "**/*")
         in_bop_layout = [path for path in found if path.parent.name in ("rgb", "gray")]
         paths += in_bop_layout or found  # a scene's masks and depth are images too
     files = []
@@ -48,9 +48,12 @@ def find_photographs(inputs: Sequence[Path]) -> list[PhotographFile]:
     return files
 
 
-def read_photograph(file: PhotographFile, camera: Path) -> Photograph:
-    """Read an image and its camera from BOP's camera.json or a scene_camera.json; their sizes must agree."""
-    view = read_camera(camera, file.im_id)
-    image = read_image(file.path)
-    view.check_size(image, file.path)
+def read_photograph(path: Path, im_id: int | None, camera: Path) -> Photograph:
+    """Read an image and its camera; their sizes must agree.
+
+    The camera's file is BOP's camera.json, or a scene_camera.json, in which im_id finds it.
+    """
+    view = read_camera(camera, im_id)
+    image = read_image(path)
+    view.check_size(image, path)
     return Photograph(image, view.K)

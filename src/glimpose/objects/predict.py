@@ -42,7 +42,7 @@ def predict(
     rows: list[ResultRow] = []
     renderer = make_renderer() if overlay is not None and meshes else None
     for file in tqdm(list(files), desc="predict", unit="image"):
-        photograph = read_photograph(file, camera)
+        photograph = read_photograph(file.path, file.im_id, camera)
         image, K = photograph.image, photograph.K
         start = time.perf_counter()
         poses = estimator(image, K)

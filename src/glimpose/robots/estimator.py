@@ -189,8 +189,10 @@ class RobotEstimator:
         model = from_dict(RobotModel, checkpoint.metadata["model"], where=f"{path}, model")
         network = model.build()
         load_weights(network, checkpoint.group("model"), path)
-        told = {field.name: checkpoint.metadata.get(field.name, field.default) for field in fields(RangeScale)}
-        scale = None if told["scale_m"] is None else from_dict(RangeScale, told, where=str(path))
+        scale = None
+        if checkpoint.metadata["scale_m"] is not None:
+            names = [field.name for field in fields(RangeScale) if field.name in checkpoint.metadata]
+            scale = from_dict(RangeScale, {name: checkpoint.metadata[name] for name in names}, where=str(path))
         return cls(network.to(device), model, scale, config)
 
     @torch.inference_mode()

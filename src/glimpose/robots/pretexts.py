@@ -75,6 +75,7 @@ def log_led_likelihood(
     return total
 
 
+@torch.no_grad()
 def usual_doubt(maps: Maps) -> Tensor:
     """Mean entropy of the states of LEDs that are claimed to be seen, over a batch; a constant for the gradient.
 
@@ -85,7 +86,7 @@ def usual_doubt(maps: Maps) -> Tensor:
     bearing_rad = bin_bearings_rad(log_pose.shape[-1]).to(log_pose)
     claimed = log_pose.exp() @ visibility_logits(maps["visibility"], bearing_rad).sigmoid()  # b×n×K
     doubt = F.binary_cross_entropy_with_logits(maps["led"], maps["led"].sigmoid(), reduction="none")
-    return ((claimed * doubt).sum() / claimed.sum().clamp(min=1e-6)).detach()
+    return (claimed * doubt).sum() / claimed.sum().clamp(min=1e-6)
 
 
 def latent_pose(

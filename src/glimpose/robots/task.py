@@ -28,7 +28,7 @@ class BatchConfig:
     frames: int = 32
     views: int = 8
     """So many of them are seen a second time, larger or smaller, for the range to be learned from."""
-    startup_steps: int = 0
+    glow_steps: int = 0
     """Until then positions lean on what glows, less and less: it shows the way, but a robot's middle isn't its LEDs.
     For networks with a map of positions."""
     validation_share: float = 0.1
@@ -102,8 +102,8 @@ class LedBatches(Dataset[Batch]):
             motions.append(zoomed(motions[i], self.augmentation, rng))
             seeds.append([self.seed, index, i, 3])
         batch = self.collate(frames, motions, [np.random.default_rng(seed) for seed in seeds])
-        if index < self.config.startup_steps:
-            batch["startup"] = torch.tensor(1 - index / self.config.startup_steps)
+        if index < self.config.glow_steps:
+            batch["glow_weight"] = torch.tensor(1 - index / self.config.glow_steps)
         size = self.recording.height, self.recording.width, self.scale
         matrices = [motion.matrix(*size) for motion in motions]
         seconds = matrices[self.config.frames :]
@@ -206,7 +206,7 @@ class RobotsTask:
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""
         image = batch["image"].float() / 255
-        maps = model(image, glow_weight=batch["startup"]) if "startup" in batch else model(image)
+        maps = model(image, glow_weight=batch["glow_weight"]) if "glow_weight" in batch else model(image)
         terms = self.description.pretext.terms(maps, batch)
         return {name: term.mean() for name, term in terms.items()}
 
