@@ -24,17 +24,18 @@ from tqdm import tqdm
 
 from glimpose.data.files import write_text
 from glimpose.objects.adaptation_page import write_page
-from glimpose.objects.agreement import Confidence
+from glimpose.objects.agreement import UNCALIBRATED, Confidence
 from glimpose.objects.calibrate import judge, synthesised
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph, find_photographs, read_photograph
-from glimpose.objects.pseudo_labels import Labels, label
+from glimpose.objects.pseudo_labels import Labels, label, label_static_scene
 from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.self_supervision import Assessment, Round, SelfSupervisionConfig
 from glimpose.objects.task import Batch, CurriculumConfig, SynthesisBatches
 from glimpose.objects.train import ObjectsConfig, build_task, load_objects
+from glimpose.render.mesh import Mesh
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 from glimpose.training.loop import fit
 
@@ -108,16 +109,27 @@ class _Adaptation:
             raise ValueError(f"{self.adaptation.photographs}: one photograph is too few: some are held out to check")
         self.search: PoseSearch | None = None
         self.checkpoint = checkpoint
+        self.confidence = UNCALIBRATED
         self.first = self.estimator(checkpoint)
+        self.confidence, self.believed = self.judgement(meshes)
+        self.first.confidence = self.confidence
+
+    def judgement(self, meshes: Sequence[Mesh]) -> tuple[Confidence, Confidence | None]:
+        """How probable poses are, and what labels are believed by: as calibrated, or fitted on made-up photographs."""
+        config, measures = self.config, self.adaptation.filter.measures
+        known = self.first.confidence
+        if known is not UNCALIBRATED and (self.adaptation.static_scene or measures == "both"):
+            return known, known
         shown = synthesised(config, self.objects, meshes, seed=config.training.seed + 1)
-        num = self.adaptation.calibration_photographs
-        judged = judge(self.first, shown, config.synthesis.K, self.meshes, num)
-        self.confidence = Confidence.fit(judged)
-        self.believed = self.adaptation.filter.confidence(judged)
+        judged = judge(self.first, shown, config.synthesis.K, self.meshes, self.adaptation.calibration_photographs)
+        return Confidence.fit(judged), self.adaptation.filter.confidence(judged)
 
     def estimator(self, path: Path) -> PoseEstimator:
         """Load a model that looks as all do here."""
-        looking = EstimatorConfig(instances_per_object=self.adaptation.instances_per_object)
+        adaptation = self.adaptation
+        looking = EstimatorConfig(instances_per_object=adaptation.instances_per_object)
+        if adaptation.static_scene:
+            looking = replace(looking, instances_per_object=adaptation.sightings_per_object, candidates_per_instance=1)
         estimator = PoseEstimator.from_checkpoint(path, looking)
         known = [model.obj_id for model in estimator.objects]
         if known != list(self.meshes):
@@ -129,6 +141,8 @@ class _Adaptation:
             estimator.objects, self.meshes, estimator.model.config, self.adaptation.search
         )
         estimator.search = self.search
+        if self.confidence is not UNCALIBRATED:
+            estimator.confidence = self.confidence
         return estimator
 
     def run(self) -> Path:
@@ -160,9 +174,12 @@ class _Adaptation:
         """Label the photographs, or read how they were labelled before an interruption."""
         if self.resume and path.exists():
             return Labels.load(path)
-        labels = label(teacher, self.taught, self.believed, self.adaptation.filter)
-        expected = sum(entry.probability for entry in labels.labels)
-        if expected < self.adaptation.min_labels or not any(entry.weight for entry in labels.labels):
+        if self.adaptation.static_scene:
+            labels = label_static_scene(teacher, self.taught)
+        else:
+            labels = label(teacher, self.taught, self.believed, self.adaptation.filter)
+        expected = sum(entry.weight for entry in labels.labels)
+        if expected < self.adaptation.min_labels:
             names = ", ".join(model.name for model in self.objects)
             raise ValueError(
                 f"{self.adaptation.photographs}: of {len(labels.labels)} poses found in {len(self.taught)} photographs "
@@ -189,7 +206,7 @@ class _Adaptation:
         for index, model in enumerate(self.objects):
             own = [entry for entry in labels.labels if entry.object_index == index]
             threshold = self.adaptation.filter.threshold
-            shares[model.obj_id] = len({p.photograph for p in own if p.probability >= threshold}) / len(self.taught)
+            shares[model.obj_id] = len({p.photograph for p in own if p.weight >= threshold}) / len(self.taught)
             means[model.obj_id] = float(np.mean([entry.probability for entry in own])) if own else 0.0
             logger.info(
                 "%s: %d labels, %.0f %% of photographs accepted, mean probability %.2f",

@@ -31,6 +31,12 @@ def frame_object(cam_T_obj: np.ndarray, K: np.ndarray, diameter_m: float, pad: f
     return np.array([u, v]) / z, diameter_m * pad * focal_px(K) / z
 
 
+def is_in_view(cam_T_obj: np.ndarray, K: np.ndarray, height: int, width: int) -> bool:
+    """Whether an object's origin is in front of the camera and in its picture."""
+    u, v, z = K @ cam_T_obj[:3, 3]
+    return bool(z > 0 and 0 < u / z < width and 0 < v / z < height)
+
+
 def focal_px(K: np.ndarray) -> float:
     """Focal length of a camera that may be skewed or rotated: the geometric mean over directions."""
     return float(np.sqrt(abs(np.linalg.det(K[:2, :2]))))

@@ -26,7 +26,7 @@ from glimpose.objects.crops import (
     glance_matrix,
     glance_reference_depth_m,
 )
-from glimpose.objects.evidence import GazeViews, decode_gaze
+from glimpose.objects.evidence import Evidence, GazeViews, decode_gaze
 from glimpose.objects.search import PoseSearch
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
@@ -184,6 +184,23 @@ class PoseEstimator:
         poses = [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
         return self._distinct(poses, self.config.instances_per_object)
 
+    @torch.inference_mode()
+    def refine(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
+        """Look at objects where they are said to be, by index and pose, move each to where it fits, and judge it.
+
+        Needs ``search``, which draws them.
+        """
+        assert self.search is not None
+        detections = []
+        for index, cam_T_obj in poses:
+            u, v, z = K @ cam_T_obj[:3, 3]
+            detections.append(Detection(index, np.array([u, v]) / z, float(z), score=1.0))
+        refined = []
+        for look, (_, cam_T_obj) in zip(self.gaze(image, K, detections), poses, strict=True):
+            evidence = _evidence(look)
+            refined.append(self._judged(look, evidence, self.search.refine(look.model, evidence, cam_T_obj)))
+        return refined
+
     def _candidates(self, looks: Sequence[Look]) -> list[Look]:
         """Choose what to look at again, and to solve: of each object what is most surely there."""
         most = self.config.instances_per_object
@@ -277,11 +294,8 @@ class PoseEstimator:
             covariance_t = self._voted_covariance(look.t_m, model.diameter_m)
             fused = fuse_translation(solved.cam_T_obj, solved.covariance, look.t_m, covariance_t).numpy()
         if self.search is not None:
-            evidence = views.evidence(i, look.crop, look.K.numpy(), look.t_m, look.reference_m)
-            cam_T_obj = self.search(model, evidence, fused)
-            agreement = agree(model, cam_T_obj, evidence, self.search.draw(model, cam_T_obj, evidence))
-            disagreement = float(np.linalg.norm(cam_T_obj[:3, 3] - look.t_m.numpy())) / model.diameter_m
-            return PoseEstimate(model, cam_T_obj, self.confidence(agreement), look, disagreement, agreement)
+            evidence = _evidence(look)
+            return self._judged(look, evidence, self.search(model, evidence, fused))
         if solved.cam_T_obj is None or fused is None:
             logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
             return None
@@ -289,6 +303,13 @@ class PoseEstimator:
         # Without the glance's score: what looks right close up is right more often than what the glance finds first.
         score = look.certainty * float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
         return PoseEstimate(model, fused, score, look, disagreement)
+
+    def _judged(self, look: Look, evidence: Evidence, cam_T_obj: np.ndarray) -> PoseEstimate:
+        """Draw the object at a pose and compare."""
+        assert self.search is not None
+        agreement = agree(look.model, cam_T_obj, evidence, self.search.draw(look.model, cam_T_obj, evidence))
+        disagreement = float(np.linalg.norm(cam_T_obj[:3, 3] - look.place_m)) / look.model.diameter_m
+        return PoseEstimate(look.model, cam_T_obj, self.confidence(agreement), look, disagreement, agreement)
 
     def _voted_covariance(self, voted_t: Tensor, diameter_m: float) -> Tensor:
         """How sure the translation from voted centre and depth is: an ellipsoid along the ray."""
@@ -302,6 +323,10 @@ class PoseEstimator:
     def _batch(self, images: Sequence[np.ndarray]) -> Tensor:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
         return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _evidence(look: Look) -> Evidence:
+    return look.views.evidence(look.index, look.crop, look.K.numpy(), look.t_m, look.reference_m)
 
 
 def solve_from_keypoints(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> PnPResult:

@@ -1,6 +1,8 @@
 """Pseudo-labels: what a teacher says of photographs that nobody labelled, and how far to believe it."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,13 +13,21 @@ from tqdm import tqdm
 
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
-from glimpose.objects.crops import resize_matrix
+from glimpose.objects.crops import is_in_view, resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.photographs import Photograph
+from glimpose.objects.static_scene import Sighting, find_layouts
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
+
+logger = logging.getLogger(__name__)
 
 CELLS_A_PX = resize_matrix(1 / STRIDE, 1 / STRIDE)
 """From pixels of a network's input to cells of its maps."""
+LEAST_OVERLAP = 0.5
+"""Intersection over union of the object drawn where a layout has it and the teacher's amodal mask."""
+LEAST_COORDINATES = 0.2
+"""Mean agreement of object coordinates over a layout's photographs: an object that its own surface denies is left out.
+It may be seen from the wrong side in all photographs alike."""
 
 
 @dataclass(frozen=True)
@@ -107,29 +117,87 @@ def label(
     teacher: PoseEstimator, photographs: Sequence[Photograph], confidence: Confidence | None, config: FilterConfig
 ) -> Labels:
     """Let the teacher look at clean photographs, and weigh what it says."""
-    labels, backgrounds = [], []
-    for number, photograph in enumerate(tqdm(photographs, desc="label photographs", unit="image", leave=False)):
-        backgrounds.append(teacher.background_probability(photograph.image))
-        for pose in teacher(photograph.image, photograph.K):
+    found = _find(teacher, photographs)
+    labels = []
+    for number, poses in enumerate(found.poses):
+        for pose in poses:
             assert pose.agreement is not None
             probability = 1.0 if confidence is None else confidence(pose.agreement)
-            labels.append(
-                PseudoLabel(
-                    photograph=number,
-                    object_index=pose.look.detection.object_index,
-                    cam_T_obj=pose.cam_T_obj,
-                    probability=probability,
-                    weight=config.weight(probability),
-                    agreement=pose.agreement,
-                    **_seen(pose, photograph.K),
-                )
-            )
-    return Labels(labels, np.stack(backgrounds).astype(np.float32))
+            labels.append(_label(number, pose, photographs[number].K, probability, config.weight(probability)))
+    return Labels(labels, found.background)
 
 
-def _seen(pose: PoseEstimate, K: np.ndarray) -> Mapping[str, np.ndarray]:
+def label_static_scene(teacher: PoseEstimator, photographs: Sequence[Photograph]) -> Labels:
+    """Let the teacher look at photographs of a scene that stands still, and believe what many of them agree on.
+
+    Where photographs agree on a layout, all its objects are labelled, found there or not, unless the teacher looks
+    there and sees nothing of the kind: it may be hidden, or have been moved. Other poses weigh nothing.
+    """
+    found = _find(teacher, photographs)
+    sightings = [
+        Sighting(number, pose.look.detection.object_index, pose.cam_T_obj, pose.score)
+        for number, poses in enumerate(found.poses)
+        for pose in poses
+    ]
+    layouts = find_layouts(sightings, [photograph.K for photograph in photographs], teacher.objects)
+    trusted: dict[tuple[int, int], tuple[float, int, PoseEstimate]] = {}  # by photograph and object
+    for number, photograph in enumerate(photographs):
+        height, width = photograph.image.shape[:2]
+        proposed = [
+            (i, index, pose)
+            for i, layout in enumerate(layouts)
+            for index, pose in layout.cam_T_obj(number).items()
+            if is_in_view(pose, photograph.K, height, width)
+        ]
+        refined = teacher.refine(photograph.image, photograph.K, [(index, pose) for _, index, pose in proposed])
+        for pose, (i, index, _) in zip(refined, proposed, strict=True):
+            assert pose.agreement is not None
+            trust = pose.agreement.overlap + ((number, index) in layouts[i].agreeing)
+            if trust >= LEAST_OVERLAP and trust > trusted.get((number, index), (0.0,))[0]:
+                trusted[number, index] = (trust, i, pose)
+    coordinates = defaultdict(list)
+    for (_, index), (_, i, pose) in trusted.items():
+        assert pose.agreement is not None
+        coordinates[i, index].append(pose.agreement.coordinates)
+    labels = []
+    for (number, index), (_, i, pose) in trusted.items():
+        weight = float(np.mean(coordinates[i, index]) >= LEAST_COORDINATES)
+        labels.append(_label(number, pose, photographs[number].K, pose.score, weight))
+    for number, poses in enumerate(found.poses):
+        others = [pose for pose in poses if (number, pose.look.detection.object_index) not in trusted]
+        labels += [_label(number, pose, photographs[number].K, pose.score, 0.0) for pose in others]
+    for layout in layouts:
+        told = ", ".join(f"{teacher.objects[k].name} {count}" for k, count in sorted(layout.support.items()))
+        logger.info("a layout that %d photographs agree on, by object: %s", len(layout.cam_T_scene), told)
+    return Labels(labels, found.background)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a teacher sees in photographs."""
+
+    poses: list[list[PoseEstimate]]
+    background: np.ndarray
+
+
+def _find(teacher: PoseEstimator, photographs: Sequence[Photograph]) -> _Found:
+    shown = tqdm(photographs, desc="label photographs", unit="image", leave=False)
+    seen = [(teacher(p.image, p.K), teacher.background_probability(p.image)) for p in shown]
+    return _Found([poses for poses, _ in seen], np.stack([background for _, background in seen]).astype(np.float32))
+
+
+def _label(number: int, pose: PoseEstimate, K: np.ndarray, probability: float, weight: float) -> PseudoLabel:
     look = pose.look
     visible = look.views.visible[look.index].numpy()
     cells = round(len(visible) ** 0.5)
-    crop_A_img = look.K.numpy() @ np.linalg.inv(K)
-    return {"visible": visible.reshape(cells, cells).astype(np.float32), "cells_A_img": CELLS_A_PX @ crop_A_img}
+    assert pose.agreement is not None
+    return PseudoLabel(
+        photograph=number,
+        object_index=look.detection.object_index,
+        cam_T_obj=pose.cam_T_obj,
+        probability=probability,
+        weight=weight,
+        agreement=pose.agreement,
+        visible=visible.reshape(cells, cells).astype(np.float32),
+        cells_A_img=CELLS_A_PX @ look.K.numpy() @ np.linalg.inv(K),
+    )

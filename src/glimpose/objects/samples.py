@@ -17,6 +17,7 @@ from glimpose.objects.crops import (
     gaze_reference_depth_m,
     glance_matrix,
     glance_reference_depth_m,
+    is_in_view,
 )
 from glimpose.objects.synthesis import Photographer, Scene, SceneSampler, only_visible_in
 from glimpose.render.scene import Buffers
@@ -147,7 +148,7 @@ class SampleMaker:
         candidates = [
             i
             for i, index in enumerate(scene.object_index)
-            if index >= 0 and _in_view(scene, i, synthesis.K, synthesis.height, synthesis.width)
+            if index >= 0 and is_in_view(scene.instances[i].cam_T_obj, synthesis.K, synthesis.height, synthesis.width)
         ]
         if not candidates:
             return None
@@ -220,11 +221,6 @@ class SampleMaker:
 def collate(samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
     """Stack samples into a batch."""
     return {key: torch.from_numpy(np.stack([sample[key] for sample in samples])) for key in samples[0]}
-
-
-def _in_view(scene: Scene, i: int, K: np.ndarray, height: int, width: int) -> bool:
-    u, v, z = K @ scene.instances[i].cam_T_obj[:3, 3]
-    return bool(0 < u / z < width and 0 < v / z < height)
 
 
 def channels_first(image: np.ndarray) -> np.ndarray:

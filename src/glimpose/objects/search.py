@@ -137,6 +137,11 @@ class PoseSearch:
         moved = [self._move(model, pose, evidence) for pose in candidates]
         return max(moved, key=lambda pose: self.explained(model, pose, evidence))
 
+    def refine(self, model: ObjectModel, evidence: Evidence, cam_T_obj: np.ndarray) -> np.ndarray:
+        """Move a pose to where it fits, if it then explains the evidence better."""
+        moved = self._move(model, cam_T_obj, evidence)
+        return max((cam_T_obj, moved), key=lambda pose: self.explained(model, pose, evidence))
+
     def draw(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> Buffers:
         """Draw an object into the crop that the evidence is of."""
         size = evidence.cells * STRIDE
@@ -193,7 +198,7 @@ class PoseSearch:
     ) -> NormalEquations:
         """Along its normal, each point of the contour is off by as much as the mask's edge is."""
         offset_px, variance_px2 = edge_offsets(log_odds, contour)
-        J = _jacobian(contour.xyz_cam, cam_T_obj[:3, 3], K, radius_m)
+        J = motion_jacobian(contour.xyz_cam, cam_T_obj[:3, 3], K, radius_m)
         J = np.einsum("nc,nck->nk", contour.normal, J)
         weight = self.config.contour_weight / variance_px2 / (1 + (offset_px / trust_px) ** 2)  # Cauchy's
         return (J * weight[:, None]).T @ J, (J * weight[:, None]).T @ offset_px
@@ -212,7 +217,7 @@ class PoseSearch:
         error = uv - uvw[:, :2] / uvw[:, 2:]
         std_px = np.hypot(evidence.xyz_std[shown] * radius_m * focal_px(evidence.K) / evidence.t_m[2], 0.5)
         weight = self.config.coordinate_weight / std_px**2 / (1 + (error**2).sum(1) / (3 * std_px) ** 2)  # Cauchy's
-        J = _jacobian(xyz_cam, cam_T_obj[:3, 3], evidence.K, radius_m)
+        J = motion_jacobian(xyz_cam, cam_T_obj[:3, 3], evidence.K, radius_m)
         return np.einsum("nci,n,ncj->ij", J, weight, J), np.einsum("nci,n,nc->i", J, weight, error)
 
     def _range_term(self, cam_T_obj: np.ndarray, evidence: Evidence, radius_m: float) -> NormalEquations:
@@ -240,10 +245,10 @@ def _turn_to(t: np.ndarray) -> np.ndarray:
     return Rotation.from_rotvec(axis / sine * np.arctan2(sine, ray[2])).as_matrix()
 
 
-def _jacobian(xyz_cam: np.ndarray, pivot: np.ndarray, K: np.ndarray, radius_m: float) -> np.ndarray:
-    """n×2×6: pixels per radian of turning about the pivot, and per radius of moving."""
+def motion_jacobian(xyz_cam: np.ndarray, pivot: np.ndarray, K: np.ndarray, radius_m: float) -> np.ndarray:
+    """…×2×6 of points …×3: pixels per radian of turning about the pivot, and per ``radius_m`` of moving."""
     uvw = xyz_cam @ K.T
-    uv = uvw[:, :2] / uvw[:, 2:]
-    by_xyz = (K[None, :2] - uv[..., None] * K[None, 2:]) / uvw[:, 2, None, None]
-    by_turn = np.cross((xyz_cam - pivot)[:, None], by_xyz)  # row·(w × arm) = w·(arm × row)
-    return np.concatenate([by_turn, by_xyz * radius_m], 2)
+    uv = uvw[..., :2] / uvw[..., 2:]
+    by_xyz = (K[:2] - uv[..., None] * K[2:]) / uvw[..., 2, None, None]
+    by_turn = np.cross((xyz_cam - pivot)[..., None, :], by_xyz)  # row·(w × arm) = w·(arm × row)
+    return np.concatenate([by_turn, by_xyz * radius_m], -1)

@@ -41,6 +41,11 @@ class SelfSupervisionConfig:
     """Keep the norms' statistics as they are."""
     instances_per_object: int | None = 1
     """Most instances of one object in a photograph."""
+    static_scene: bool = False
+    """Objects keep their places while the camera moves, for some photographs in a row at least: then those poses are
+    believed that photographs agree on, whatever ``filter`` says; far more than looking at each alone would give."""
+    sightings_per_object: int = 4
+    """Poses of one object in a photograph among which that agreement is looked for."""
     held_out_share: float = 0.1
     """Of the photographs, not learned from: their poses' agreement tells whether a round helped."""
     calibration_photographs: int = 60

@@ -48,9 +48,23 @@ class BatchConfig:
     """Windows of photographs for the glance; 0 trains only the gaze."""
     crops: int = 32
     """Crops for the gaze; 0 trains only the glance."""
+    uses: int = 1
+    """How often every sample is used: drawing takes as long as learning from it on a CPU (docs/lab-book.md)."""
+    use_again_after: int = 240
+    """Batches between two uses; divisible by the number of processes that draw, or they draw samples twice."""
     validation_windows: int = 128
     validation_crops: int = 256
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.uses < 1 or self.use_again_after < 1:
+            raise ValueError(
+                f"uses and use_again_after: got {self.uses} and {self.use_again_after}, expected 1 or more"
+            )
+        if self.windows % self.uses or self.crops % self.uses:
+            raise ValueError(
+                f"uses: got {self.uses}, expected a divisor of windows={self.windows} and crops={self.crops}"
+            )
 
 
 @dataclass(frozen=True)
@@ -92,7 +106,11 @@ class ValidatedBatches(Dataset[Batch], ABC):
 
 
 class SynthesisBatches(ValidatedBatches):
-    """Batch i is a function of (seed, i) alone, whichever process draws it and whenever."""
+    """Batch i is a function of (seed, i) alone, whichever process draws it and whenever.
+
+    With ``uses`` > 1 it's made of portions i, i + gap, i + 2 gap…, so that each portion is in as many batches, and is
+    drawn for the first of them; a process that starts in the middle draws a few more at first, and gets the same.
+    """
 
     def __init__(
         self,
@@ -108,6 +126,8 @@ class SynthesisBatches(ValidatedBatches):
         self.batch = batch
         self.curriculum = curriculum
         self._maker: SampleMaker | None = None
+        self._portions: dict[int, Batch] = {}
+        """Drawn, and to be used again."""
 
     @property
     def maker(self) -> SampleMaker:
@@ -120,7 +140,17 @@ class SynthesisBatches(ValidatedBatches):
 
     def __getitem__(self, index: int) -> Batch:
         """Draw batch ``index``."""
-        return self.draw(index, self.batch.windows, self.batch.crops)
+        windows, crops, uses = self.batch.windows, self.batch.crops, self.batch.uses
+        needed = [index + use * self.batch.use_again_after for use in range(uses)]
+        self._portions = {i: portion for i, portion in self._portions.items() if i >= index}
+        for i in needed:
+            if i not in self._portions:
+                self._portions[i] = self.draw(i, windows // uses, crops // uses)
+        portions = [self._portions[i] for i in needed]
+        return {
+            part: {key: torch.cat([portion[part][key] for portion in portions]) for key in maps}
+            for part, maps in portions[0].items()
+        }
 
     def draw(self, index: int, windows: int, crops: int) -> Batch:
         """Draw a batch of any size; negative indices are kept for validation."""
