@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from glimpose.data.backgrounds import Backgrounds
@@ -7,7 +8,7 @@ from glimpose.objects.estimator import solve_from_coordinates, solve_from_keypoi
 from glimpose.objects.evidence import decode_gaze
 from glimpose.objects.samples import SampleConfig, SampleMaker, collate
 from glimpose.objects.synthesis import Photographer, SceneSampler
-from glimpose.objects.task import cell_centers_px
+from glimpose.objects.task import BatchConfig, CurriculumConfig, SynthesisBatches, cell_centers_px
 from glimpose.render.scene import make_renderer
 
 
@@ -99,3 +100,27 @@ def test_decoys_show_nothing_of_what_is_asked_for(parts):
         for name in ("visible", "amodal", "valid"):
             assert not sample[name].any()
         assert all(np.isfinite(value).all() for value in sample.values())
+
+
+def test_samples_are_used_again_and_batches_stay_functions_of_their_number(parts):
+    def batches() -> SynthesisBatches:
+        batch = BatchConfig(windows=0, crops=4, uses=2, use_again_after=3)
+        return SynthesisBatches(
+            parts.objects,
+            parts.meshes,
+            parts.synthesis,
+            parts.network,
+            SampleConfig(),
+            batch,
+            CurriculumConfig(steps=0),
+        )
+
+    in_order, started_late = batches(), batches()
+    images = [in_order[i]["gaze"]["image"] for i in range(5)]
+    assert all(len(image) == 4 for image in images)
+    assert torch.equal(images[3][:2], images[0][2:])
+    assert torch.equal(images[4][:2], images[1][2:])
+    assert not torch.equal(images[0][:2], images[0][2:])
+    assert torch.equal(started_late[4]["gaze"]["image"], images[4])
+    with pytest.raises(ValueError, match="uses = 3"):
+        BatchConfig(windows=0, crops=4, uses=3)

@@ -14,6 +14,7 @@ Self6D++ (Wang et al., PAMI 2021).
 
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -54,14 +55,15 @@ class AdaptationBatches(SynthesisBatches):
     ) -> None:
         super().__init__(*synthesised.parts, synthesised.batch, synthesised.curriculum)
         self.real_parts = (photographs, labels, config.distortion)
-        self.sizes = (("glance", config.windows), ("gaze", config.crops))
+        uses = self.batch.uses
+        self.sizes = (("glance", config.windows // uses), ("gaze", config.crops // uses))
         self._real: RealSampleMaker | None = None
 
-    def __getitem__(self, index: int) -> Batch:
-        """Draw batch ``index``."""
+    def portion(self, index: int) -> Batch:
+        """Draw what is new in a batch."""
         if self._real is None:
             self._real = RealSampleMaker(self.maker, *self.real_parts)
-        batch = super().__getitem__(index)
+        batch = super().portion(index)
         for number, (part, size) in enumerate(self.sizes):
             rngs = [np.random.default_rng([self.batch.seed, index, 2 + number, i]) for i in range(size)]
             if rngs:
@@ -89,6 +91,12 @@ def adapt(config: ObjectsConfig, checkpoint: Path, run_dir: Path, resume: bool =
     Writes to ``run_dir``: adapted.safetensors, page.html with what was accepted and what came of it, rounds.json, and a
     folder with labels and training for each round. Raises ValueError where the photographs teach nothing.
     """
+    adaptation, uses = config.self_supervision, config.batch.uses
+    if adaptation.windows % uses or adaptation.crops % uses:
+        sizes = f"windows = {adaptation.windows} and crops = {adaptation.crops}"
+        raise ValueError(f"batch.uses = {uses}: expected a divisor of self_supervision's {sizes} as well")
+    # With several processes Lightning starts this command again for each of the others, when training begins.
+    resume = resume or int(os.environ.get("LOCAL_RANK", "0")) > 0
     if run_dir.exists() and any(run_dir.iterdir()) and not resume:
         raise ValueError(f"{run_dir}: isn't empty; resume it, or choose another folder")
     return _Adaptation(config, checkpoint, Path(run_dir), resume).run()

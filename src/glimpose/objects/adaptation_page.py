@@ -19,6 +19,8 @@ from glimpose.viz.report import Cell, Page
 PICTURE_PX = 240
 PICTURES = 4
 """Of each object, accepted and rejected."""
+PHOTOGRAPHS = 8
+"""With their labels, at most."""
 PAD = 2.0
 """Side of a picture, in apparent diameters."""
 
@@ -56,10 +58,22 @@ def write_page(
     ]
     page.table(shares, "Percent of the photographs with a label that is more probably right than the threshold.")
     if len(rounds) > 1:
-        numbers = [float(r.number) for r in rounds]
-        series = {m.name: (numbers, [r.probability[m.obj_id] for r in rounds]) for m in objects}
+        at = [float(r.number) for r in rounds]
+        series = {m.name: (at, [r.probability[m.obj_id] for r in rounds]) for m in objects}
         page.curve(series, "round", "labels' mean probability of being right")
     renderer = make_renderer()
+    page.heading("What was learned from")
+    believed = [entry for entry in labels[-1].labels if entry.weight > 0]
+    numbers = sorted({entry.photograph for entry in believed})
+    numbers = numbers[:: -(-len(numbers) // PHOTOGRAPHS) or 1]
+    page.gallery(
+        [
+            _photograph(photographs[n], [e for e in believed if e.photograph == n], objects, meshes, renderer)
+            for n in numbers
+        ],
+        caption=f"Round {len(labels)}: some of the photographs with all labels that count.",
+        columns=2,
+    )
     for index, model in enumerate(objects):
         own = sorted(
             (entry for entry in labels[-1].labels if entry.object_index == index), key=lambda entry: -entry.probability
@@ -77,6 +91,21 @@ def write_page(
             page.text("No label in the last round.")
     renderer.close()
     return page.write(path)
+
+
+def _photograph(
+    photograph: Photograph,
+    labels: Sequence[PseudoLabel],
+    objects: Sequence[ObjectModel],
+    meshes: Mapping[int, Mesh],
+    renderer: Renderer,
+) -> np.ndarray:
+    models = [(objects[entry.object_index], entry) for entry in labels]
+    shown = [
+        PoseLabel(model.name, None, entry.cam_T_obj, model.bounds_m, meshes[model.obj_id], entry.object_index)
+        for model, entry in models
+    ]
+    return draw_poses(photograph.image, photograph.K, shown, renderer=renderer)
 
 
 def _picture(

@@ -58,13 +58,10 @@ class BatchConfig:
 
     def __post_init__(self) -> None:
         if self.uses < 1 or self.use_again_after < 1:
-            raise ValueError(
-                f"uses and use_again_after: got {self.uses} and {self.use_again_after}, expected 1 or more"
-            )
+            raise ValueError(f"uses = {self.uses}, use_again_after = {self.use_again_after}: expected 1 or more")
         if self.windows % self.uses or self.crops % self.uses:
-            raise ValueError(
-                f"uses: got {self.uses}, expected a divisor of windows={self.windows} and crops={self.crops}"
-            )
+            sizes = f"windows = {self.windows} and crops = {self.crops}"
+            raise ValueError(f"uses = {self.uses}: expected a divisor of {sizes}")
 
 
 @dataclass(frozen=True)
@@ -140,17 +137,20 @@ class SynthesisBatches(ValidatedBatches):
 
     def __getitem__(self, index: int) -> Batch:
         """Draw batch ``index``."""
-        windows, crops, uses = self.batch.windows, self.batch.crops, self.batch.uses
-        needed = [index + use * self.batch.use_again_after for use in range(uses)]
+        needed = [index + use * self.batch.use_again_after for use in range(self.batch.uses)]
         self._portions = {i: portion for i, portion in self._portions.items() if i >= index}
         for i in needed:
             if i not in self._portions:
-                self._portions[i] = self.draw(i, windows // uses, crops // uses)
+                self._portions[i] = self.portion(i)
         portions = [self._portions[i] for i in needed]
         return {
             part: {key: torch.cat([portion[part][key] for portion in portions]) for key in maps}
             for part, maps in portions[0].items()
         }
+
+    def portion(self, index: int) -> Batch:
+        """Draw what is new in a batch."""
+        return self.draw(index, self.batch.windows // self.batch.uses, self.batch.crops // self.batch.uses)
 
     def draw(self, index: int, windows: int, crops: int) -> Batch:
         """Draw a batch of any size; negative indices are kept for validation."""
