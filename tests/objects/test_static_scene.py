@@ -155,6 +155,7 @@ class Teacher:
 
     def __init__(self, objects: list[ObjectModel], sightings: list[Sighting], truth: dict[int, np.ndarray]) -> None:
         self.objects, self.sightings, self.truth = objects, sightings, truth
+        self.search = self
         self.disowned = -1
         """Object whose coordinates agree with no pose."""
 
@@ -165,12 +166,16 @@ class Teacher:
     def background_probability(self, image: np.ndarray) -> np.ndarray:
         return np.ones((2, 2), np.float32)
 
-    def refine(self, image: np.ndarray, K: np.ndarray, poses: list[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
+    def verify(self, image: np.ndarray, K: np.ndarray, poses: list[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
         off_m = [np.linalg.norm(self.truth[image.flat[0]][index][:3, 3] - pose[:3, 3]) for index, pose in poses]
         return [
             self.estimate(K, index, pose, overlap=0.9 if off < 0.1 else 0.0)
             for off, (index, pose) in zip(off_m, poses, strict=True)
         ]
+
+    def pull(self, *_: object) -> tuple[np.ndarray, np.ndarray]:
+        """As a search, it's content with every pose."""
+        return np.zeros((6, 6)), np.zeros(6)
 
     def estimate(self, K: np.ndarray, index: int, pose: np.ndarray, overlap: float) -> PoseEstimate:
         one, none = torch.ones(1, 4), torch.zeros(1, 4, 3)

@@ -17,6 +17,8 @@ from glimpose.render.scene import Instance, Renderer
 NUM_LINES = 120
 REACH_PX = 12
 """How far from the contour its edge is looked for."""
+INNER_PX = 8
+"""How far inside it an object is looked for, two cells: it may be drawn too large."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +80,7 @@ def edge_offsets(log_odds: np.ndarray, contour: Contour) -> tuple[np.ndarray, np
     ``log_odds`` H×W: of the inside, at each pixel.
     """
     offsets = np.arange(-REACH_PX, REACH_PX + 1.0)
-    uv = contour.uv_px[:, None] + offsets[:, None] * contour.normal[:, None]
-    votes = cv2.remap(
-        log_odds,
-        uv[..., 0].astype(np.float32),
-        uv[..., 1].astype(np.float32),
-        cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
+    votes = _across(log_odds, contour, offsets)
     # An edge at offset d explains votes for the inside up to d, and for the outside beyond.
     inside = np.cumsum(votes, 1) - 0.5 * votes
     log_likelihood = inside - 0.5 * votes.sum(1, keepdims=True)
@@ -94,3 +89,14 @@ def edge_offsets(log_odds: np.ndarray, contour: Contour) -> tuple[np.ndarray, np
     mean = prob @ offsets
     variance = (prob * (offsets - mean[:, None]) ** 2).sum(1)
     return mean, variance + 0.3**2
+
+
+def inner_maximum(values: np.ndarray, contour: Contour) -> np.ndarray:
+    """Largest of an image's values, H×W, just inside each point of a contour, n."""
+    return _across(values, contour, np.arange(-INNER_PX, 1.0, 2.0)).max(1)
+
+
+def _across(values: np.ndarray, contour: Contour, offsets: np.ndarray) -> np.ndarray:
+    """Values on each line across the contour, at offsets in pixels outwards: n×offsets."""
+    uv = (contour.uv_px[:, None] + offsets[:, None] * contour.normal[:, None]).astype(np.float32)
+    return cv2.remap(values, uv[..., 0], uv[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

@@ -102,6 +102,10 @@ class Look:
         """Where the object is believed to be."""
         return self.t_m.numpy()
 
+    def evidence(self) -> Evidence:
+        """What was seen, as searching and judging poses takes it."""
+        return self.views.evidence(self.index, self.crop, self.K.numpy(), self.t_m, self.reference_m)
+
     def aimed(self, K: np.ndarray) -> Detection:
         """Look again, at what was voted for, with the photograph's K."""
         t = self.place_m
@@ -185,21 +189,17 @@ class PoseEstimator:
         return self._distinct(poses, self.config.instances_per_object)
 
     @torch.inference_mode()
-    def refine(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
-        """Look at objects where they are said to be, by index and pose, move each to where it fits, and judge it.
+    def verify(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
+        """Look at objects where they are said to be, by index and pose, and tell how well each pose agrees.
 
         Needs ``search``, which draws them.
         """
-        assert self.search is not None
         detections = []
         for index, cam_T_obj in poses:
             u, v, z = K @ cam_T_obj[:3, 3]
             detections.append(Detection(index, np.array([u, v]) / z, float(z), score=1.0))
-        refined = []
-        for look, (_, cam_T_obj) in zip(self.gaze(image, K, detections), poses, strict=True):
-            evidence = _evidence(look)
-            refined.append(self._judged(look, evidence, self.search.refine(look.model, evidence, cam_T_obj)))
-        return refined
+        looks = self.gaze(image, K, detections)
+        return [self._judged(look, look.evidence(), pose) for look, (_, pose) in zip(looks, poses, strict=True)]
 
     def _candidates(self, looks: Sequence[Look]) -> list[Look]:
         """Choose what to look at again, and to solve: of each object what is most surely there."""
@@ -294,7 +294,7 @@ class PoseEstimator:
             covariance_t = self._voted_covariance(look.t_m, model.diameter_m)
             fused = fuse_translation(solved.cam_T_obj, solved.covariance, look.t_m, covariance_t).numpy()
         if self.search is not None:
-            evidence = _evidence(look)
+            evidence = look.evidence()
             return self._judged(look, evidence, self.search(model, evidence, fused))
         if solved.cam_T_obj is None or fused is None:
             logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
@@ -323,10 +323,6 @@ class PoseEstimator:
     def _batch(self, images: Sequence[np.ndarray]) -> Tensor:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
         return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
-
-
-def _evidence(look: Look) -> Evidence:
-    return look.views.evidence(look.index, look.crop, look.K.numpy(), look.t_m, look.reference_m)
 
 
 def solve_from_keypoints(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> PnPResult:

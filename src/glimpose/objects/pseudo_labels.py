@@ -16,7 +16,7 @@ from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence,
 from glimpose.objects.crops import is_in_view, resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.photographs import Photograph
-from glimpose.objects.static_scene import Sighting, find_layouts
+from glimpose.objects.static_scene import Layout, Sighting, find_layouts, fit_layout
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -140,20 +140,11 @@ def label_static_scene(teacher: PoseEstimator, photographs: Sequence[Photograph]
         for pose in poses
     ]
     layouts = find_layouts(sightings, [photograph.K for photograph in photographs], teacher.objects)
+    layouts = [_fitted(layout, teacher, photographs) for layout in layouts]
     trusted: dict[tuple[int, int], tuple[float, int, PoseEstimate]] = {}  # by photograph and object
-    for number, photograph in enumerate(photographs):
-        height, width = photograph.image.shape[:2]
-        proposed = [
-            (i, index, pose)
-            for i, layout in enumerate(layouts)
-            for index, pose in layout.cam_T_obj(number).items()
-            if is_in_view(pose, photograph.K, height, width)
-        ]
-        refined = teacher.refine(photograph.image, photograph.K, [(index, pose) for _, index, pose in proposed])
-        for pose, (i, index, _) in zip(refined, proposed, strict=True):
-            assert pose.agreement is not None
-            trust = pose.agreement.overlap + ((number, index) in layouts[i].agreeing)
-            if trust >= LEAST_OVERLAP and trust > trusted.get((number, index), (0.0,))[0]:
+    for i, layout in enumerate(layouts):
+        for (number, index), (trust, pose) in _trusted(layout, teacher, photographs).items():
+            if trust > trusted.get((number, index), (0.0,))[0]:
                 trusted[number, index] = (trust, i, pose)
     coordinates = defaultdict(list)
     for (_, index), (_, i, pose) in trusted.items():
@@ -170,6 +161,32 @@ def label_static_scene(teacher: PoseEstimator, photographs: Sequence[Photograph]
         told = ", ".join(f"{teacher.objects[k].name} {count}" for k, count in sorted(layout.support.items()))
         logger.info("a layout that %d photographs agree on, by object: %s", len(layout.cam_T_scene), told)
     return Labels(labels, found.background)
+
+
+def _fitted(layout: Layout, teacher: PoseEstimator, photographs: Sequence[Photograph]) -> Layout:
+    """Move cameras and objects to where all drawn objects fit what the teacher sees of them."""
+    assert teacher.search is not None
+    seen = _trusted(layout, teacher, photographs)
+    evidence = {pair: pose.look.evidence() for pair, (_, pose) in seen.items()}
+    return fit_layout(layout, evidence, teacher.objects, teacher.search)
+
+
+def _trusted(
+    layout: Layout, teacher: PoseEstimator, photographs: Sequence[Photograph]
+) -> dict[tuple[int, int], tuple[float, PoseEstimate]]:
+    """By photograph and object, what the teacher sees where a layout has it, and how far that is to be trusted."""
+    trusted = {}
+    for number in layout.cam_T_scene:
+        image, K = photographs[number].image, photographs[number].K
+        poses = [
+            (index, pose) for index, pose in layout.cam_T_obj(number).items() if is_in_view(pose, K, *image.shape[:2])
+        ]
+        for (index, _), pose in zip(poses, teacher.verify(image, K, poses), strict=True):
+            assert pose.agreement is not None
+            trust = pose.agreement.overlap + ((number, index) in layout.agreeing)
+            if trust >= LEAST_OVERLAP:
+                trusted[number, index] = (trust, pose)
+    return trusted
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from glimpose.geometry.se3 import random_rotations
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.contour import Contour, draw_contour, edge_offsets
+from glimpose.objects.contour import Contour, draw_contour, edge_offsets, inner_maximum
 from glimpose.objects.crops import central_mean, focal_px
 from glimpose.objects.evidence import Evidence
 from glimpose.render.mesh import Mesh, simplify
@@ -54,6 +54,8 @@ class SearchConfig:
     trusts_px: tuple[float, ...] = (6.0, 4.0, 3.0, 2.0)
     """One step each: an edge found that far from the contour counts half."""
     contour_weight: float = 1.0
+    hidden_weight: float = 0.05
+    """Of contours where nothing of the object is seen, relative to where it is."""
     coordinate_weight: float = 0.5
     """Cells' errors are less independent than they seem: whole objects are turned a little too far."""
     step_rad: float = 0.2
@@ -137,11 +139,6 @@ class PoseSearch:
         moved = [self._move(model, pose, evidence) for pose in candidates]
         return max(moved, key=lambda pose: self.explained(model, pose, evidence))
 
-    def refine(self, model: ObjectModel, evidence: Evidence, cam_T_obj: np.ndarray) -> np.ndarray:
-        """Move a pose to where it fits, if it then explains the evidence better."""
-        moved = self._move(model, cam_T_obj, evidence)
-        return max((cam_T_obj, moved), key=lambda pose: self.explained(model, pose, evidence))
-
     def draw(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> Buffers:
         """Draw an object into the crop that the evidence is of."""
         size = evidence.cells * STRIDE
@@ -169,38 +166,54 @@ class PoseSearch:
 
     def _move(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> np.ndarray:
         """Move a pose to where its contour lies on the mask's edge and its coordinates agree."""
-        radius_m, size = model.diameter_m / 2, evidence.cells * STRIDE
-        coarse = evidence.log_odds.reshape(evidence.cells, -1).astype(np.float32)
-        log_odds = cv2.resize(coarse, (size, size), interpolation=cv2.INTER_LINEAR)
+        prior = np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3))
         for trust_px in self.config.trusts_px:
-            contour = draw_contour(self.renderer, self.meshes[model.obj_id], cam_T_obj, evidence.K, size)
-            terms = [
-                (np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3)), np.zeros(6)),
-                self._range_term(cam_T_obj, evidence, radius_m),
-                self._coordinate_term(model, cam_T_obj, evidence, radius_m),
-            ]
-            if contour is not None:
-                terms.append(self._contour_term(contour, log_odds, cam_T_obj, evidence.K, radius_m, trust_px))
-            hessians, gradients = zip(*terms, strict=True)
-            step = np.linalg.solve(sum(hessians), sum(gradients))
+            hessian, gradient = self.pull(model, cam_T_obj, evidence, trust_px)
+            step = np.linalg.solve(hessian + prior, gradient)
             turn = Rotation.from_rotvec(step[:3]).as_matrix()
-            cam_T_obj = _pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * radius_m)
+            cam_T_obj = _pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * model.diameter_m / 2)
         return cam_T_obj
+
+    def pull(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, trust_px: float) -> NormalEquations:
+        """Where a crop pulls a pose: its contour to the mask's edge, its coordinates to where they are seen.
+
+        An edge found ``trust_px`` from the contour counts half.
+        """
+        radius_m, size = model.diameter_m / 2, evidence.cells * STRIDE
+        log_odds, visible = (
+            cv2.resize(cells.reshape(evidence.cells, -1).astype(np.float32), (size, size))
+            for cells in (evidence.log_odds, evidence.visible)
+        )
+        contour = draw_contour(self.renderer, self.meshes[model.obj_id], cam_T_obj, evidence.K, size)
+        terms = [
+            self._range_term(cam_T_obj, evidence, radius_m),
+            self._coordinate_term(model, cam_T_obj, evidence, radius_m),
+        ]
+        if contour is not None:
+            seen = inner_maximum(visible, contour)
+            terms.append(self._contour_term(contour, log_odds, seen, cam_T_obj, evidence.K, radius_m, trust_px))
+        hessians, gradients = zip(*terms, strict=True)
+        return np.sum(hessians, axis=0), np.sum(gradients, axis=0)
 
     def _contour_term(
         self,
         contour: Contour,
         log_odds: np.ndarray,
+        seen: np.ndarray,
         cam_T_obj: np.ndarray,
         K: np.ndarray,
         radius_m: float,
         trust_px: float,
     ) -> NormalEquations:
-        """Along its normal, each point of the contour is off by as much as the mask's edge is."""
+        """Along its normal, each point of the contour is off by as much as the mask's edge is.
+
+        Where something hides the object, the edge is a guess, and counts as much as the object is seen there.
+        """
         offset_px, variance_px2 = edge_offsets(log_odds, contour)
         J = motion_jacobian(contour.xyz_cam, cam_T_obj[:3, 3], K, radius_m)
         J = np.einsum("nc,nck->nk", contour.normal, J)
         weight = self.config.contour_weight / variance_px2 / (1 + (offset_px / trust_px) ** 2)  # Cauchy's
+        weight = weight * np.maximum(seen, self.config.hidden_weight)
         return (J * weight[:, None]).T @ J, (J * weight[:, None]).T @ offset_px
 
     def _coordinate_term(

@@ -5,21 +5,23 @@ places while the camera doesn't. So from sightings in many photographs a layout 
 Bolles, CACM 1981) and adjusted as a bundle: where each object stands, and where each photograph was taken from.
 
 sightings ── the photograph whose poses explain the others' best ── cameras ⇄ objects, adjusted together ── layout
+layout, masks and coordinates seen close up ── cameras and objects moved until all drawn objects fit ── exact layout
 
 Poses are compared by where an object's keypoints are seen, in apparent diameters: distances are what single photographs
 tell worst. Symmetric objects are sighted in each of their equivalent poses.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import block_diag
 from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.search import motion_jacobian
+from glimpose.objects.evidence import Evidence
+from glimpose.objects.search import PoseSearch, motion_jacobian
 
 TOLERANCES = (0.35, 0.3, 0.25, 0.2, 0.2)
 """Mean distance of keypoints, in apparent diameters, at which two poses no longer agree; one round each."""
@@ -35,6 +37,11 @@ TRUST = 0.05
 """Distance of a keypoint, in apparent diameters, at which it begins to count less when all are adjusted."""
 MOST_STEPS = 100
 """Of an adjustment."""
+FIT_TRUSTS_PX = (6.0,) * 4 + (4.0,) * 4 + (3.0,) * 4 + (2.0,) * 4
+"""One step of fitting to what is seen each: an edge found that far from the contour counts half."""
+STEP_RAD = 0.1
+STEP_M = 0.03
+"""Standard deviations of such a step, of a camera or an object."""
 
 
 @dataclass(frozen=True)
@@ -284,6 +291,52 @@ def find_layouts(
         layouts.append(layout)
         left = [s for s in left if (s.photograph, s.object_index) not in layout.agreeing]
     return layouts
+
+
+def fit_layout(
+    layout: Layout,
+    evidence: Mapping[tuple[int, int], Evidence],
+    objects: Sequence[ObjectModel],
+    search: PoseSearch,
+) -> Layout:
+    """Move cameras and objects until every drawn object fits what the gaze sees of it, in all photographs at once.
+
+    ``evidence`` is given by photograph and object index. Poses found in single photographs are as wrong as one contour;
+    here each camera is held by all contours it sees, and each object by all cameras.
+    """
+    cameras, placed = sorted(layout.cam_T_scene), sorted(layout.scene_T_obj)
+    cam_T_scene = np.stack([layout.cam_T_scene[i] for i in cameras])
+    scene_T_obj = np.stack([layout.scene_T_obj[k] for k in placed])
+    pairs = [(cameras.index(i), placed.index(k), entry) for (i, k), entry in evidence.items()]
+    prior = np.tile(np.repeat([STEP_RAD**-2, STEP_M**-2], 3), len(cameras) + len(placed))
+    for trust_px in FIT_TRUSTS_PX:
+        hessian, gradient = np.diag(prior), np.zeros(len(prior))
+        for i, k, entry in pairs:
+            model, cam = objects[placed[k]], cam_T_scene[i]
+            cam_T_obj = cam @ scene_T_obj[k]
+            H, g = search.pull(model, cam_T_obj, entry, trust_px)
+            # The object's own turn, and its move in radii, by turning and moving the camera's frame and the object's.
+            R, arm, radius_m = cam[:3, :3], cam_T_obj[:3, 3] - cam[:3, 3], model.diameter_m / 2
+            by_camera = np.block(
+                [[np.eye(3), np.zeros((3, 3))], [-_cross_matrix(arm) / radius_m, np.eye(3) / radius_m]]
+            )
+            J = np.hstack([by_camera, block_diag(R, R / radius_m)])
+            columns = np.concatenate([6 * i + np.arange(6), 6 * (len(cameras) + k) + np.arange(6)])
+            hessian[np.ix_(columns, columns)] += J.T @ H @ J
+            gradient[columns] += J.T @ g
+        step = np.linalg.solve(hessian, gradient).reshape(-1, 6)
+        cam_T_scene = _moved(cam_T_scene, step[: len(cameras)])
+        scene_T_obj = _moved(scene_T_obj, step[len(cameras) :])
+    return replace(
+        layout,
+        cam_T_scene=dict(zip(cameras, cam_T_scene, strict=True)),
+        scene_T_obj=dict(zip(placed, scene_T_obj, strict=True)),
+    )
+
+
+def _cross_matrix(v: np.ndarray) -> np.ndarray:
+    """Matrix of the cross product: ``_cross_matrix(v) @ w = v × w``."""
+    return np.cross(v, -np.eye(3))
 
 
 def _find_layout(
