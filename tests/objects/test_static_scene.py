@@ -222,3 +222,8 @@ def test_labels_come_from_the_layout(objects: list[ObjectModel]):
     }
     assert any((label.photograph, label.object_index) not in sighted_right for label in believed)
     assert labels.background.shape == (24, 2, 2)
+    assert len(labels.sightings) == len(few[0])
+    blind = Teacher(objects, [], few[1])
+    assert not label_static_scene(blind, photographs).labels  # type: ignore[arg-type]
+    helped = label_static_scene(blind, photographs, labels.sightings)  # type: ignore[arg-type]
+    assert len([label for label in helped.labels if label.weight > 0]) > 40

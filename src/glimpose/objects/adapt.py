@@ -34,6 +34,7 @@ from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.self_supervision import Assessment, Round, SelfSupervisionConfig
+from glimpose.objects.static_scene import Sighting
 from glimpose.objects.task import Batch, CurriculumConfig, SynthesisBatches
 from glimpose.objects.train import ObjectsConfig, build_task, load_objects
 from glimpose.render.mesh import Mesh
@@ -162,7 +163,8 @@ class _Adaptation:
         all_labels: list[Labels] = []
         for number in range(1, self.adaptation.rounds + 1):
             folder = self.run_dir / f"round-{number}"
-            labels = self.label(teacher, folder / "labels.safetensors")
+            earlier = all_labels[0].sightings if all_labels else ()
+            labels = self.label(teacher, folder / "labels.safetensors", earlier)
             student = self.train(best, labels, folder / "training")
             pupil = self.estimator(student)
             after = Assessment.of(pupil, self.held_out, self.confidence)
@@ -178,20 +180,21 @@ class _Adaptation:
         write_page(self.run_dir / "page.html", self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
         return self.save(best, sum(r.is_kept for r in rounds))
 
-    def label(self, teacher: PoseEstimator, path: Path) -> Labels:
+    def label(self, teacher: PoseEstimator, path: Path, earlier: Sequence[Sighting]) -> Labels:
         """Label the photographs, or read how they were labelled before an interruption."""
         if self.resume and path.exists():
             return Labels.load(path)
         if self.adaptation.static_scene:
-            labels = label_static_scene(teacher, self.taught)
+            labels = label_static_scene(teacher, self.taught, earlier)
         else:
             labels = label(teacher, self.taught, self.believed, self.adaptation.filter)
         expected = sum(entry.weight for entry in labels.labels)
         if expected < self.adaptation.min_labels:
             names = ", ".join(model.name for model in self.objects)
+            still = " Did they keep their places while the camera moved?" if self.adaptation.static_scene else ""
             raise ValueError(
                 f"{self.adaptation.photographs}: of {len(labels.labels)} poses found in {len(self.taught)} photographs "
-                f"about {expected:.0f} are right: too few to learn from. Do they show {names}? Is "
+                f"about {expected:.0f} are right: too few to learn from. Do they show {names}?{still} Is "
                 f"{self.adaptation.camera} their camera? Otherwise train longer first; the checkpoint stays as it is"
             )
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -81,6 +81,8 @@ class Labels:
     labels: list[PseudoLabel]
     background: np.ndarray
     """n×rows×columns float32, for each photograph the probability that a cell of the glance shows no known object."""
+    sightings: Sequence[Sighting] = ()
+    """What layouts were found from, where they were."""
 
     def save(self, path: Path) -> None:
         """Write them, whole or not at all."""
@@ -90,7 +92,10 @@ class Labels:
             [label.photograph, label.object_index, label.probability, label.weight, *astuple(label.agreement)]
             for label in self.labels
         ]
-        save_tensors(path, {**tensors, "background": torch.from_numpy(self.background)}, {"labels": rows})
+        tensors["background"] = torch.from_numpy(self.background)
+        tensors["sighted"] = torch.from_numpy(np.array([s.cam_T_obj for s in self.sightings]).reshape(-1, 4, 4))
+        sightings = [[s.photograph, s.object_index, s.score] for s in self.sightings]
+        save_tensors(path, tensors, {"labels": rows, "sightings": sightings})
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
@@ -110,7 +115,11 @@ class Labels:
             )
             for i, row in enumerate(content.metadata["labels"])
         ]
-        return cls(labels, arrays["background"])
+        sightings = [
+            Sighting(int(row[0]), int(row[1]), pose, row[2])
+            for row, pose in zip(content.metadata["sightings"], arrays["sighted"], strict=True)
+        ]
+        return cls(labels, arrays["background"], sightings)
 
 
 def label(
@@ -127,8 +136,12 @@ def label(
     return Labels(labels, found.background)
 
 
-def label_static_scene(teacher: PoseEstimator, photographs: Sequence[Photograph]) -> Labels:
+def label_static_scene(
+    teacher: PoseEstimator, photographs: Sequence[Photograph], earlier: Sequence[Sighting] = ()
+) -> Labels:
     """Let the teacher look at photographs of a scene that stands still, and believe what many of them agree on.
+
+    Sightings of an ``earlier`` teacher, which hadn't learned from labels yet, have a say in where objects stand.
 
     Where photographs agree on a layout, all its objects are labelled, found there or not, unless the teacher looks
     there and sees nothing of the kind: it may be hidden, or have been moved. Other poses weigh nothing.
@@ -139,7 +152,7 @@ def label_static_scene(teacher: PoseEstimator, photographs: Sequence[Photograph]
         for number, poses in enumerate(found.poses)
         for pose in poses
     ]
-    layouts = find_layouts(sightings, [photograph.K for photograph in photographs], teacher.objects)
+    layouts = find_layouts([*earlier, *sightings], [photograph.K for photograph in photographs], teacher.objects)
     layouts = [_fitted(layout, teacher, photographs) for layout in layouts]
     trusted: dict[tuple[int, int], tuple[float, int, PoseEstimate]] = {}  # by photograph and object
     for i, layout in enumerate(layouts):
@@ -160,7 +173,7 @@ def label_static_scene(teacher: PoseEstimator, photographs: Sequence[Photograph]
     for layout in layouts:
         told = ", ".join(f"{teacher.objects[k].name} {count}" for k, count in sorted(layout.support.items()))
         logger.info("a layout that %d photographs agree on, by object: %s", len(layout.cam_T_scene), told)
-    return Labels(labels, found.background)
+    return Labels(labels, found.background, sightings)
 
 
 def _fitted(layout: Layout, teacher: PoseEstimator, photographs: Sequence[Photograph]) -> Layout:
