@@ -11,7 +11,7 @@ from glimpose.objects.estimator import Detection, Look, PoseEstimate
 from glimpose.objects.evidence import GazeViews
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import label_static_scene
-from glimpose.objects.static_scene import Sighting, find_layouts
+from glimpose.objects.static_scene import Layout, Sighting, find_layouts, fit_layout
 from glimpose.render.mesh import box_mesh
 
 K = np.array([[570.0, 0, 320], [0, 570, 240], [0, 0, 1]])
@@ -227,3 +227,39 @@ def test_labels_come_from_the_layout(objects: list[ObjectModel]):
     assert not label_static_scene(blind, photographs).labels  # type: ignore[arg-type]
     helped = label_static_scene(blind, photographs, labels.sightings)  # type: ignore[arg-type]
     assert len([label for label in helped.labels if label.weight > 0]) > 40
+
+
+class Magnet:
+    """A search that pulls every pose to the one it is given as evidence."""
+
+    def pull(
+        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: np.ndarray, trust_px: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        turn = Rotation.from_matrix(evidence[:3, :3] @ cam_T_obj[:3, :3].T).as_rotvec()
+        move = (evidence[:3, 3] - cam_T_obj[:3, 3]) / (model.diameter_m / 2)
+        return 1e4 * np.eye(6), 1e4 * np.concatenate([turn, move])
+
+
+def test_a_layout_is_fitted_to_all_evidence_at_once(objects: list[ObjectModel]):
+    """Cameras and objects that are off come to where every pair is right, those without evidence, too."""
+    rng = np.random.default_rng(9)
+    world_T_obj = arrangement(rng, 5)
+    cameras = [camera(rng) for _ in range(4)]
+
+    def off(pose: np.ndarray) -> np.ndarray:
+        moved = pose.copy()
+        moved[:3, :3] = Rotation.from_rotvec(rng.normal(0, 0.05, 3)).as_matrix() @ pose[:3, :3]
+        moved[:3, 3] += rng.normal(0, 0.01, 3)
+        return moved
+
+    layout = Layout(
+        {k: off(pose) for k, pose in enumerate(world_T_obj)},
+        {i: off(cam_T_world) for i, cam_T_world in enumerate(cameras)},
+        frozenset(),
+    )
+    pairs = {(i, k): cameras[i] @ world_T_obj[k] for i in range(4) for k in range(5)}
+    seen = {pair: pose for pair, pose in pairs.items() if pair != (2, 3)}
+    fitted = fit_layout(layout, seen, objects, Magnet())  # type: ignore[arg-type]
+    for (i, k), pose in pairs.items():
+        assert np.abs(layout.cam_T_obj(i)[k] - pose).max() > 1e-3
+        assert np.abs(fitted.cam_T_obj(i)[k] - pose).max() < 1e-4
