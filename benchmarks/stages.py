@@ -11,7 +11,6 @@ import tempfile
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from glimpose.data.bop import BopDataset, Frame, ResultRow, write_results_csv
@@ -24,12 +23,11 @@ from glimpose.objects.search import PoseSearch
 def true_detections(estimator: PoseEstimator, frame: Frame) -> list[Detection]:
     """What a perfect glance would see of the labelled objects."""
     index = {model.obj_id: i for i, model in enumerate(estimator.objects)}
-    detections = []
-    for annotation in frame.annotations or ():
-        if annotation.obj_id in index:
-            u, v, z = frame.K @ annotation.cam_T_obj[:3, 3]
-            detections.append(Detection(index[annotation.obj_id], np.array([u, v]) / z, float(z), 1.0))
-    return detections
+    return [
+        Detection.at(index[annotation.obj_id], annotation.cam_T_obj, frame.K)
+        for annotation in frame.annotations or ()
+        if annotation.obj_id in index
+    ]
 
 
 def main() -> None:

@@ -69,6 +69,12 @@ class Detection:
     depth_m: float
     score: float
 
+    @classmethod
+    def at(cls, object_index: int, cam_T_obj: np.ndarray, K: np.ndarray) -> "Detection":
+        """What a perfect glance would see of an object at a pose."""
+        u, v, z = K @ cam_T_obj[:3, 3]
+        return cls(object_index, np.array([u, v]) / z, float(z), score=1.0)
+
 
 @dataclass(frozen=True)
 class Look:
@@ -194,11 +200,7 @@ class PoseEstimator:
 
         Needs ``search``, which draws them.
         """
-        detections = []
-        for index, cam_T_obj in poses:
-            u, v, z = K @ cam_T_obj[:3, 3]
-            detections.append(Detection(index, np.array([u, v]) / z, float(z), score=1.0))
-        looks = self.gaze(image, K, detections)
+        looks = self.gaze(image, K, [Detection.at(index, cam_T_obj, K) for index, cam_T_obj in poses])
         return [self._judged(look, look.evidence(), pose) for look, (_, pose) in zip(looks, poses, strict=True)]
 
     def _candidates(self, looks: Sequence[Look]) -> list[Look]:

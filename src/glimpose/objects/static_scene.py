@@ -20,6 +20,7 @@ from scipy.linalg import block_diag
 from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.crops import focal_px
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.search import PoseSearch, motion_jacobian
 
@@ -366,14 +367,13 @@ def _view(sightings: Sequence[Sighting], K: np.ndarray, objects: Sequence[Object
         indices += [sighting.object_index] * len(symmetries)
         scores += [sighting.score] * len(symmetries)
     cam_T_obj, index = np.concatenate(poses), np.array(indices, int)
-    focal_px = np.sqrt(abs(np.linalg.det(K[:2, :2])))
     diameters_m = np.array([model.diameter_m for model in objects])[index]
     return _View(
         K,
         index,
         cam_T_obj,
         _project(K, cam_T_obj, points_m[index]),
-        focal_px * diameters_m / cam_T_obj[:, 2, 3],
+        focal_px(K) * diameters_m / cam_T_obj[:, 2, 3],
         np.array(scores),
     )
 
