@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from glimpose.training.checkpoint import Checkpoint, load_checkpoint, load_weigh
 from glimpose.training.ema import Ema
 from glimpose.training.journal import Journal, Meter, finite, told
 from glimpose.training.memory import keep_freed_memory
+from glimpose.training.optimizer import MuonAdamW
 
 logger = logging.getLogger(__name__)
 
@@ -191,25 +191,7 @@ class _State:
     def __init__(self, model: nn.Module, config: TrainingConfig) -> None:
         if config.channels_last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        groups: dict[tuple[bool, float], dict[str, nn.Parameter]] = defaultdict(dict)
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                # A module may slow some of its parameters down, such as those of an encoder learned before.
-                factor = getattr(parameter, "learning_rate_factor", 1.0)
-                groups[parameter.ndim >= 2, factor][name] = parameter
-        self.names = [name for members in groups.values() for name in members]  # in the optimizer's order
-        self.optimizer = torch.optim.AdamW(
-            [
-                {
-                    "params": list(members.values()),
-                    "weight_decay": config.weight_decay if is_decayed else 0.0,
-                    "factor": factor,
-                }
-                for (is_decayed, factor), members in groups.items()
-            ],
-            lr=config.learning_rate,
-            fused=True,
-        )
+        self.optimizer = MuonAdamW(model, config.learning_rate, config.weight_decay)
         self.model = model
         self.ema = Ema(model, config.ema_decay)
         self.step = 0
@@ -219,11 +201,8 @@ class _State:
         """Give the averaged weights as `model.…`; in full also the trained ones and the optimizer's moments."""
         groups = {"model": self.ema.state_dict()}
         if full:
-            moments = self.optimizer.state_dict()["state"]
             groups["trained"] = self.model.state_dict()
-            groups["optimizer"] = {
-                f"{key}.{self.names[index]}": value for index, entry in moments.items() for key, value in entry.items()
-            }
+            groups["optimizer"] = self.optimizer.moments()
         return {f"{group}.{name}": value for group, tensors in groups.items() for name, value in tensors.items()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -235,15 +214,13 @@ class _State:
         self.step = checkpoint.metadata["step"]
         self.ema.num_updates = self.step
         self.best_score = checkpoint.metadata["best_score"]
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        moments: dict[int, dict[str, Tensor]] = defaultdict(dict)
-        for key, value in checkpoint.group("optimizer").items():
-            kind, _, name = key.partition(".")
-            index = self.names.index(name)
-            like = parameters[index]
-            # The fused update runs through memory, so moments need their parameter's layout (channels last).
-            moments[index][kind] = torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        try:
+            self.optimizer.load_moments(checkpoint.group("optimizer"))
+        except KeyError as error:
+            raise ValueError(
+                f"{checkpoint.path}: optimizer state doesn't fit at {error}: written by another version or of another "
+                "network; start from it with init_from"
+            ) from None
 
 
 class _StopRequest:
