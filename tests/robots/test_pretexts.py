@@ -16,7 +16,7 @@ from glimpose.robots.pretexts import (
     latent_pose,
     log_led_likelihood,
     log_pose_prob,
-    usual_doubt,
+    unusual_doubt,
     weighted_bce,
     zoom_error,
 )
@@ -70,13 +70,16 @@ def brute_force(maps: dict[str, torch.Tensor], led_on: torch.Tensor, certainty: 
         for psi in range(bins)
     }
     partition = math.exp(maps["no_robot"].item()) + sum(math.exp(x) for x in slots.values())
+    doubt = -led.sigmoid() * F.logsigmoid(led) - led.neg().sigmoid() * F.logsigmoid(-led)
+    claims = {(*slot, k): math.exp(x) * float(seen[slot[1], k]) for slot, x in slots.items() for k in range(K)}
+    usual = sum(claim * float(doubt[c, k]) for (c, _, k), claim in claims.items()) / sum(claims.values())
     total = math.exp(maps["no_robot"].item()) / partition * 0.5**K
     for (c, psi), logit in slots.items():
         likelihood = 1.0
         for k in range(K):
             q, v = float(led[c, k].sigmoid()), float(seen[psi, k])
-            entropy = -q * math.log(q) - (1 - q) * math.log(1 - q)
-            likelihood *= v * (q if led_on[k] else 1 - q) * math.exp(-certainty * entropy) + (1 - v) / 2
+            cost = certainty * max(0.0, float(doubt[c, k]) - usual)
+            likelihood *= v * (q if led_on[k] else 1 - q) * math.exp(-cost) + (1 - v) / 2
         total += math.exp(logit) / partition * likelihood
     return -math.log(total)
 
@@ -102,9 +105,20 @@ def test_latent_pose_has_the_right_gradients():
     names = [name for name in maps if name != "log_range"]
 
     def loss(*values: torch.Tensor) -> torch.Tensor:
-        return latent_pose(dict(zip(names, values, strict=True)), led_on, there(led_on), 0.7, usual_doubt=0.1)
+        return latent_pose(dict(zip(names, values, strict=True)), led_on, there(led_on))
 
     assert torch.autograd.gradcheck(loss, [maps[name] for name in names])
+
+
+def test_a_claims_cost_has_the_right_gradient():
+    maps, led_on = random_maps(1, batch=1, num=5), random_states(1, batch=1, robots=2)
+    visibility = torch.randn(4, K, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    inputs = [maps["led"].requires_grad_(), visibility.requires_grad_(), torch.rand(1, 5, K, dtype=torch.float64)]
+
+    def likelihood(led: torch.Tensor, visibility: torch.Tensor, cost: torch.Tensor) -> torch.Tensor:
+        return log_led_likelihood(led, visibility, led_on, cost)
+
+    assert torch.autograd.gradcheck(likelihood, [*inputs[:2], inputs[2].requires_grad_()])
 
 
 def test_latent_pose_ignores_hidden_leds():
@@ -118,28 +132,36 @@ def test_latent_pose_ignores_hidden_leds():
     torch.testing.assert_close(latent_pose(maps, led_on, there(led_on)), latent_pose(changed, led_on, there(led_on)))
 
 
-def test_claims_to_see_an_led_in_doubt_cost_as_much_as_is_asked_for():
-    """Seen from bin 0, hidden from bin 1, and its state is anyone's guess: only certainty tells the bins apart."""
+def test_claims_to_see_an_led_cost_what_is_asked_for():
+    """Seen from bin 0, hidden from bin 1, and its state is anyone's guess: only the cost tells the bins apart."""
     visibility = torch.tensor([[40.0], [-40.0]], dtype=torch.float64)
     led = torch.zeros(1, 1, 1, dtype=torch.float64)
     for state in (0.0, 1.0):
         led_on = torch.tensor([[[state]]], dtype=torch.float64)
-        for certainty in (0.0, 0.5, 2.0):
-            seen, hidden = log_led_likelihood(led, visibility, led_on, certainty)[0, 0, 0]
+        for cost in (0.0, 0.5, 2.0):
+            seen, hidden = log_led_likelihood(led, visibility, led_on, cost)[0, 0, 0]
             assert hidden.item() == pytest.approx(-math.log(2))
-            assert seen.item() == pytest.approx(-(1 + certainty) * math.log(2))
-            usual, _ = log_led_likelihood(led, visibility, led_on, certainty, math.log(2))[0, 0, 0]
-            assert usual.item() == pytest.approx(-math.log(2))
+            assert seen.item() == pytest.approx(-math.log(2) - cost)
 
 
-def test_the_usual_doubt_is_that_of_leds_which_are_claimed_to_be_seen():
-    maps = random_maps(6, batch=1, num=3)
-    maps["position"] = torch.tensor([[50.0, -50.0, -50.0]], dtype=torch.float64)  # cell 0
-    maps["visibility"] = torch.zeros(K, 7, dtype=torch.float64)
-    maps["visibility"][:, 0] = torch.tensor([60.0, 60.0, -60.0, -60.0])  # of LEDs 0 and 1
-    maps["led"] = torch.full((1, 3, K), 60.0, dtype=torch.float64)
-    maps["led"][0, 0, 1:3] = 0.0  # anyone's guess: one that is seen, one that isn't
-    assert usual_doubt(maps).item() == pytest.approx(math.log(2) / 2)
+def test_unusual_doubt_is_beyond_that_of_leds_which_are_claimed_to_be_seen():
+    log_pose = torch.full((1, 3, 1), -60.0, dtype=torch.float64)
+    log_pose[0, 0] = 0.0  # cell 0
+    visibility = torch.tensor([[60.0, 60.0, -60.0, -60.0]], dtype=torch.float64)  # of LEDs 0 and 1
+    led = torch.full((1, 3, K), 60.0, dtype=torch.float64)
+    led[0, 0, 1:3] = 0.0  # anyone's guess: one that is seen, one that isn't
+    # Usual is ln 2 / 2, for one of two claims is a guess.
+    expected = torch.zeros(1, 3, K, dtype=torch.float64)
+    expected[0, 0, 1:3] = math.log(2) / 2
+    torch.testing.assert_close(unusual_doubt(led, visibility, log_pose), expected)
+
+
+def test_no_doubt_is_unusual_while_nothing_is_known():
+    maps, led_on = random_maps(6), random_states(6)
+    maps["led"] = torch.zeros_like(maps["led"])
+    torch.testing.assert_close(
+        latent_pose(maps, led_on, there(led_on), certainty=2.0), latent_pose(maps, led_on, there(led_on))
+    )
 
 
 def test_bearings_diverge_from_any_side_by_their_certainty_where_the_robot_is():

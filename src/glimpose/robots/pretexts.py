@@ -51,47 +51,38 @@ def log_pose_prob(maps: Maps) -> tuple[Tensor, Tensor]:
     return log_place[:, :-1, None] + maps["bearing"].log_softmax(-1), log_place[:, -1]
 
 
-def log_led_likelihood(
-    led: Tensor, visibility: Tensor, led_on: Tensor, certainty: float = 0.0, usual_doubt: Tensor | float = 0.0
-) -> Tensor:
+def log_led_likelihood(led: Tensor, visibility: Tensor, led_on: Tensor, cost: Tensor | float = 0.0) -> Tensor:
     """Log-probability of LED states given the pose: b×T×n×bins.
 
     An LED that is seen is on as the cell's map says; one that isn't is on half of the time. ``led`` b×n×K and
-    ``visibility`` bins×K are logits.
-
-    Hidden LEDs are explained as well by "seen, but it could be either" as by "hidden", so nothing would keep a bearing
-    from claiming to see them. A claim to see an LED therefore costs ``certainty`` times what the entropy of its state
-    exceeds the usual one by.
+    ``visibility`` bins×K are logits; ``cost`` b×n×K is what a claim to see an LED costs.
     """
     hidden = F.logsigmoid(-visibility) - math.log(2)
     signs = 2 * led_on - 1
+    cost = torch.as_tensor(cost, device=led.device).expand_as(led)
     total = hidden.sum(-1)
     for k in range(led.shape[-1]):  # LED by LED, for all of them at once are too many numbers to pass through memory
-        doubt = F.binary_cross_entropy_with_logits(led[..., k], led[..., k].sigmoid(), reduction="none")
-        cost = certainty * (doubt - usual_doubt).clamp(min=0)
-        log_prob = F.logsigmoid(signs[:, :, None, k] * led[:, None, :, k]) - cost[:, None]
+        log_prob = F.logsigmoid(signs[:, :, None, k] * led[:, None, :, k]) - cost[:, None, :, k]
         # log(v q + (1 − v) / 2), with v = sigmoid(w), is log((1 − v) / 2) + softplus(w + log 2 + log q).
         total = total + F.softplus(log_prob[..., None] + (visibility[:, k] + math.log(2)))
     return total
 
 
-@torch.no_grad()
-def usual_doubt(maps: Maps) -> Tensor:
-    """Mean entropy of the states of LEDs that are claimed to be seen, over a batch; a constant for the gradient.
+def unusual_doubt(led: Tensor, visibility: Tensor, log_pose: Tensor) -> Tensor:
+    """How much the entropy of each LED's state exceeds the usual one: b×n×K, 0 where it doesn't.
 
-    What is more in doubt than that is hidden rather than seen. While nothing is known everything is as usual, so asking
-    for certainty doesn't keep a network from beginning to learn.
+    Hidden LEDs are explained as well by "seen, but it could be either" as by "hidden", so nothing would keep a bearing
+    from claiming to see them; hence claims cost what they are in doubt. Usual is the mean over all claims of the batch,
+    a constant for the gradient: while nothing is known everything is as usual, so a network can begin to learn.
     """
-    log_pose, _ = log_pose_prob(maps)
-    bearing_rad = bin_bearings_rad(log_pose.shape[-1]).to(log_pose)
-    claimed = log_pose.exp() @ visibility_logits(maps["visibility"], bearing_rad).sigmoid()  # b×n×K
-    doubt = F.binary_cross_entropy_with_logits(maps["led"], maps["led"].sigmoid(), reduction="none")
-    return (claimed * doubt).sum() / claimed.sum().clamp(min=1e-6)
+    doubt = F.binary_cross_entropy_with_logits(led, led.sigmoid(), reduction="none")
+    with torch.no_grad():
+        claimed = log_pose.exp() @ visibility.sigmoid()  # b×n×K
+        usual = (claimed * doubt).sum() / claimed.sum().clamp(min=1e-6)
+    return (doubt - usual).clamp(min=0)
 
 
-def latent_pose(
-    maps: Maps, led_on: Tensor, is_there: Tensor, certainty: float = 0.0, usual_doubt: Tensor | float = 0.0
-) -> Tensor:
+def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor, certainty: float = 0.0) -> Tensor:
     """Negative log-likelihood of the LED states with the pose as a latent variable, summed over the robots.
 
     p(l) = π₀ 2^-K + Σ π(cell, ψ) Π_k [v_k(ψ) Bern(l_k; q_k(cell)) e^(-β max(0, H(q_k) − H₀)) + (1 − v_k(ψ)) / 2], the
@@ -100,7 +91,8 @@ def latent_pose(
     log_pose, log_nothing = log_pose_prob(maps)
     bearing_rad = bin_bearings_rad(log_pose.shape[-1]).to(log_pose)
     visibility = visibility_logits(maps["visibility"], bearing_rad)
-    by_pose = log_pose[:, None] + log_led_likelihood(maps["led"], visibility, led_on, certainty, usual_doubt)
+    cost = certainty * unusual_doubt(maps["led"], visibility, log_pose) if certainty else 0.0
+    by_pose = log_pose[:, None] + log_led_likelihood(maps["led"], visibility, led_on, cost)
     by_chance = log_nothing[:, None] - led_on.shape[-1] * math.log(2)
     log_prob = torch.logaddexp(by_pose.flatten(2).logsumexp(-1), by_chance)
     return -(log_prob * is_there).sum(1)
@@ -179,7 +171,7 @@ class LatentPose:
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the likelihood, the zoom error, and how sure bearings are."""
-        led = latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty, usual_doubt(maps))
+        led = latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty)
         zoom = zoom_error(maps, batch["view_A"])
         return {"led": led, "zoom": self.zoom_weight * zoom, "doubt": self.doubt_weight * bearing_divergence(maps)}
 
