@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px
 from glimpose.objects.evidence import Evidence
-from glimpose.objects.search import PoseSearch, motion_jacobian
+from glimpose.objects.search import NormalEquations, PoseSearch, motion_jacobian
 
 TOLERANCES = (0.35, 0.3, 0.25, 0.2, 0.2)
 """Mean distance of keypoints, in apparent diameters, at which two poses no longer agree; one round each."""
@@ -257,25 +257,45 @@ class _Bundle:
         self, cam_T_scene: np.ndarray, scene_T_obj: np.ndarray
     ) -> tuple[float, np.ndarray, np.ndarray]:
         """Cauchy's cost, and its Hessian and negative gradient by turning and moving each pose, cameras first."""
-        cams, objs = cam_T_scene[self.camera_of], scene_T_obj[self.object_of]
-        both = cams @ objs
-        xyz_cam = self.points_m @ both[:, :3, :3].mT + both[:, None, :3, 3]
-        uvw = xyz_cam @ self.K.mT
-        error = self.seen_px - uvw[..., :2] / uvw[..., 2:]
-        squared = (error**2).sum(-1) / self.trust_px[:, None] ** 2
-        weight = 1 / (1 + squared) / self.trust_px[:, None] ** 2
-        by_camera, by_object = [], []
-        for xyz, cam, pose, K in zip(xyz_cam, cams, both, self.K, strict=True):
-            by_camera.append(motion_jacobian(xyz, cam[:3, 3], K, 1.0))
-            by_object.append(motion_jacobian(xyz, pose[:3, 3], K, 1.0) @ block_diag(cam[:3, :3], cam[:3, :3]))
-        J = np.concatenate([by_camera, by_object], -1)  # p×m×2×12
-        columns = np.stack([self.camera_of, self.object_of + len(cam_T_scene)], 1)
-        columns = (6 * columns[..., None] + np.arange(6)).reshape(-1, 12)
-        num = 6 * (len(cam_T_scene) + len(scene_T_obj))
-        hessian, gradient = np.zeros((num, num)), np.zeros(num)
-        np.add.at(hessian, (columns[:, :, None], columns[:, None]), np.einsum("pmci,pm,pmcj->pij", J, weight, J))
-        np.add.at(gradient, columns, np.einsum("pmci,pm,pmc->pi", J, weight, error))
-        return float(np.log1p(squared).sum()), hessian, gradient
+        system = _System(len(cam_T_scene), len(scene_T_obj))
+        cost = 0.0
+        for i, k, K, points_m, seen_px, trust_px in zip(
+            self.camera_of, self.object_of, self.K, self.points_m, self.seen_px, self.trust_px, strict=True
+        ):
+            cam_T_obj = cam_T_scene[i] @ scene_T_obj[k]
+            xyz_cam = points_m @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3]
+            uvw = xyz_cam @ K.T
+            error = seen_px - uvw[:, :2] / uvw[:, 2:]
+            squared = (error**2).sum(-1) / trust_px**2
+            weight = 1 / (1 + squared) / trust_px**2
+            J = motion_jacobian(xyz_cam, cam_T_obj[:3, 3], K, 1.0)
+            hessian, gradient = np.einsum("mci,m,mcj->ij", J, weight, J), np.einsum("mci,m,mc->i", J, weight, error)
+            system.add(i, k, (hessian, gradient), _carried(cam_T_scene[i], cam_T_obj, 1.0))
+            cost += float(np.log1p(squared).sum())
+        return cost, system.hessian, system.gradient
+
+
+class _System:
+    """Normal equations of how cameras and objects turn and move, cameras first."""
+
+    def __init__(self, num_cameras: int, num_objects: int) -> None:
+        self.num_cameras = num_cameras
+        num = 6 * (num_cameras + num_objects)
+        self.hessian, self.gradient = np.zeros((num, num)), np.zeros(num)
+
+    def add(self, camera: int, placed: int, pull: NormalEquations, carried: np.ndarray) -> None:
+        """Add what pulls at an object as seen by a camera, and how the two carry it (`_carried`)."""
+        hessian, gradient = pull
+        columns = np.concatenate([6 * camera + np.arange(6), 6 * (self.num_cameras + placed) + np.arange(6)])
+        self.hessian[np.ix_(columns, columns)] += carried.T @ hessian @ carried
+        self.gradient[columns] += carried.T @ gradient
+
+
+def _carried(cam_T_scene: np.ndarray, cam_T_obj: np.ndarray, unit_m: float) -> np.ndarray:
+    """How an object turns, and moves in units of ``unit_m``, when the camera and its pose in the scene do: 6×12."""
+    R, arm = cam_T_scene[:3, :3], cam_T_obj[:3, 3] - cam_T_scene[:3, 3]
+    by_camera = np.block([[np.eye(3), np.zeros((3, 3))], [-_cross_matrix(arm) / unit_m, np.eye(3) / unit_m]])
+    return np.hstack([by_camera, block_diag(R, R / unit_m)])
 
 
 def find_layouts(
@@ -311,21 +331,13 @@ def fit_layout(
     pairs = [(cameras.index(i), placed.index(k), entry) for (i, k), entry in evidence.items()]
     prior = np.tile(np.repeat([STEP_RAD**-2, STEP_M**-2], 3), len(cameras) + len(placed))
     for trust_px in FIT_TRUSTS_PX:
-        hessian, gradient = np.diag(prior), np.zeros(len(prior))
+        system = _System(len(cameras), len(placed))
         for i, k, entry in pairs:
-            model, cam = objects[placed[k]], cam_T_scene[i]
-            cam_T_obj = cam @ scene_T_obj[k]
-            H, g = search.pull(model, cam_T_obj, entry, trust_px)
-            # The object's own turn, and its move in radii, by turning and moving the camera's frame and the object's.
-            R, arm, radius_m = cam[:3, :3], cam_T_obj[:3, 3] - cam[:3, 3], model.diameter_m / 2
-            by_camera = np.block(
-                [[np.eye(3), np.zeros((3, 3))], [-_cross_matrix(arm) / radius_m, np.eye(3) / radius_m]]
-            )
-            J = np.hstack([by_camera, block_diag(R, R / radius_m)])
-            columns = np.concatenate([6 * i + np.arange(6), 6 * (len(cameras) + k) + np.arange(6)])
-            hessian[np.ix_(columns, columns)] += J.T @ H @ J
-            gradient[columns] += J.T @ g
-        step = np.linalg.solve(hessian, gradient).reshape(-1, 6)
+            model = objects[placed[k]]
+            cam_T_obj = cam_T_scene[i] @ scene_T_obj[k]
+            pull = search.pull(model, cam_T_obj, entry, trust_px)
+            system.add(i, k, pull, _carried(cam_T_scene[i], cam_T_obj, model.diameter_m / 2))
+        step = np.linalg.solve(system.hessian + np.diag(prior), system.gradient).reshape(-1, 6)
         cam_T_scene = _moved(cam_T_scene, step[: len(cameras)])
         scene_T_obj = _moved(scene_T_obj, step[len(cameras) :])
     return replace(
