@@ -13,7 +13,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from glimpose.data.bop import BopDataset, Frame, ResultRow, write_results_csv
+from glimpose.data.bop import BopDataset, Frame
+from glimpose.data.bop_results import ResultRow, write_results_csv
 from glimpose.objects.estimator import Detection, EstimatorConfig, PoseEstimate, PoseEstimator
 from glimpose.objects.evaluate import evaluate
 from glimpose.objects.predict import load_meshes

@@ -3,7 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glimpose.data.bop import BopDataset, ModelInfo, model_path, read_models_info, targets_of
+from glimpose.data.bop import BopDataset, ModelInfo, model_path, read_models_info
+from glimpose.data.bop_results import targets_of
 from glimpose.data.bop_writer import SceneWriter, write_models
 from glimpose.render.mesh import Mesh, box_mesh, diameter_m, load_mesh, sphere_mesh
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glimpose.data.bop import BopDataset, read_results_csv, read_targets
+from glimpose.data.bop import BopDataset
+from glimpose.data.bop_results import read_results_csv, read_targets
 from glimpose.objects import demo
 from glimpose.objects.demo import bracket, demo_config, run_demo, wing_nut
 from glimpose.objects.estimator import PoseEstimator

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from glimpose.data.bop import BopDataset, ModelInfo, ResultRow, Target, targets_of, write_results_csv, write_targets
+from glimpose.data.bop import BopDataset, ModelInfo
+from glimpose.data.bop_results import ResultRow, Target, targets_of, write_results_csv, write_targets
 from glimpose.data.bop_writer import SceneWriter, write_models
 from glimpose.objects.evaluate import evaluate
 from glimpose.render.mesh import box_mesh, diameter_m, sphere_mesh

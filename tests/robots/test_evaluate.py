@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from glimpose.data.bop import ResultRow, write_results_csv
+from glimpose.data.bop_results import ResultRow, write_results_csv
 from glimpose.data.led_h5 import open_recording
 from glimpose.data.robot_poses import NUMBERS, RobotPose, read_robot_camera, read_robot_poses, write_robot_poses
 from glimpose.robots.evaluate import evaluate

@@ -1,12 +1,9 @@
-"""Datasets, targets, cameras and results in the formats of the BOP benchmark (https://bop.felk.cvut.cz).
+"""Datasets, models and cameras in the formats of the BOP benchmark (https://bop.felk.cvut.cz).
 
 Millimetres end here: everything that leaves this module is in metres, and everything written is converted back.
 """
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +17,6 @@ from glimpose.data.files import read_gray, read_image, read_json, write_text
 M_PER_MM = 1e-3
 MAX_ORTHONORMALITY_ERROR = 0.01
 """Largest entry of R Rᵀ − I up to which R counts as a rotation; annotations are often rounded."""
-RESULT_FIELDS = ("scene_id", "im_id", "obj_id", "score", "R", "t", "time")
 
 
 # --- Cameras ----------------------------------------------------------------------------------------------------------
@@ -314,121 +310,8 @@ def _visible_fractions(infos: Mapping | None, path: Path, key: str, num: int) ->
 
 def _annotation(label: Any, fraction: float | None, where: str) -> Annotation:
     fields = mapping(label, where)
-    cam_T_obj = _pose(fields.get("cam_R_m2c"), fields.get("cam_t_m2c"), where, ("cam_R_m2c", "cam_t_m2c"))
+    cam_T_obj = pose_in_metres(fields.get("cam_R_m2c"), fields.get("cam_t_m2c"), where, ("cam_R_m2c", "cam_t_m2c"))
     return Annotation(integer(fields.get("obj_id"), where, "obj_id"), cam_T_obj, fraction)
-
-
-# --- Targets and results ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Target:
-    """How many instances of an object are to be found in an image."""
-
-    scene_id: int
-    im_id: int
-    obj_id: int
-    inst_count: int
-
-
-def read_targets(path: Path) -> list[Target]:
-    """Read a targets file such as test_targets_bop19.json."""
-    path = Path(path)
-    entries = read_json(path)
-    if not isinstance(entries, list) or not entries:
-        raise ValueError(f"{path}: got {some(entries)}, expected a list of scene_id, im_id, obj_id and inst_count")
-    fields = ("scene_id", "im_id", "obj_id", "inst_count")
-    targets = []
-    for i, entry in enumerate(entries):
-        where = f"{path}, entry {i}"
-        targets.append(Target(*(integer(mapping(entry, where).get(field), where, field) for field in fields)))
-    repeated = [key for key, num in Counter((t.scene_id, t.im_id, t.obj_id) for t in targets).items() if num > 1]
-    if repeated:
-        raise ValueError(
-            f"{path}: scene {repeated[0][0]}, image {repeated[0][1]} asks twice for object {repeated[0][2]}"
-        )
-    return targets
-
-
-def targets_of(dataset: BopDataset, min_visible_fraction: float = 0.1) -> list[Target]:
-    """List what there is to be found in a labelled split: all objects that show enough of themselves."""
-    targets = []
-    for frame in dataset:
-        counts = Counter(
-            annotation.obj_id
-            for annotation in frame.annotations or ()
-            if annotation.visible_fraction is None or annotation.visible_fraction >= min_visible_fraction
-        )
-        targets += [Target(frame.scene_id, frame.im_id, obj_id, counts[obj_id]) for obj_id in sorted(counts)]
-    return targets
-
-
-def write_targets(path: Path, targets: Iterable[Target]) -> None:
-    """Write a targets file."""
-    write_text(Path(path), json_lines([vars(target) for target in targets]))
-
-
-@dataclass(frozen=True)
-class ResultRow:
-    """One estimated pose: a line of a result file."""
-
-    scene_id: int
-    im_id: int
-    obj_id: int
-    score: float
-    cam_T_obj: np.ndarray
-    """4×4, metres."""
-    time_s: float = -1.0
-    """What its whole image took, the same for all of the image's rows; -1 where it's unknown."""
-
-
-def results_name(method: str, dataset: str, split: str) -> str:
-    """Give a result file the name that BOP wants: METHOD_DATASET-SPLIT.csv."""
-    if "_" in method or "_" in dataset:
-        raise ValueError(f"method '{method}', dataset '{dataset}': BOP's file names allow no '_' in them; use '-'")
-    return f"{method}_{dataset}-{split}.csv"
-
-
-def read_results_csv(path: Path) -> list[ResultRow]:
-    """Read poses in BOP's CSV format."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file of poses")
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    header = tuple(name.strip() for name in lines[0].split(",")) if lines else ()
-    if header != RESULT_FIELDS:
-        raise ValueError(f"{path}, line 1: got {some(header)}, expected the header {','.join(RESULT_FIELDS)}")
-    rows = []
-    for line, values in enumerate(csv.reader(lines[1:]), start=2):
-        where = f"{path}, line {line}"
-        if not values:
-            continue
-        if len(values) != len(RESULT_FIELDS):
-            raise ValueError(f"{where}: has {len(values)} columns, expected {len(RESULT_FIELDS)}")
-        fields = dict(zip(RESULT_FIELDS, values, strict=True))
-        rows.append(
-            ResultRow(
-                scene_id=integer(fields["scene_id"], where, "scene_id"),
-                im_id=integer(fields["im_id"], where, "im_id"),
-                obj_id=integer(fields["obj_id"], where, "obj_id"),
-                score=number(fields, "score", where),
-                cam_T_obj=_pose(fields["R"].split(), fields["t"].split(), where, ("R", "t")),
-                time_s=number(fields, "time", where),
-            )
-        )
-    return rows
-
-
-def write_results_csv(path: Path, rows: Iterable[ResultRow]) -> None:
-    """Write poses in BOP's CSV format."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(RESULT_FIELDS)
-    for row in rows:
-        R = " ".join(repr(float(value)) for value in row.cam_T_obj[:3, :3].flat)
-        t = " ".join(repr(float(value)) for value in row.cam_T_obj[:3, 3] / M_PER_MM)
-        writer.writerow([row.scene_id, row.im_id, row.obj_id, float(row.score), R, t, float(row.time_s)])
-    write_text(Path(path), text.getvalue())
 
 
 def _read_intrinsics(entry: Any, where: str) -> np.ndarray:
@@ -441,7 +324,8 @@ def _checked_intrinsics(K: np.ndarray, where: str) -> np.ndarray:
     return K
 
 
-def _pose(R: Any, t_mm: Any, where: str, fields: tuple[str, str]) -> np.ndarray:
+def pose_in_metres(R: Any, t_mm: Any, where: str, fields: tuple[str, str]) -> np.ndarray:
+    """Check and convert a rotation, row by row, and a translation in millimetres, from two ``fields`` of ``where``."""
     cam_T_obj = np.eye(4)
     rotation = cam_T_obj[:3, :3] = numbers(R, 9, where, fields[0]).reshape(3, 3)
     cam_T_obj[:3, 3] = numbers(t_mm, 3, where, fields[1]) * M_PER_MM

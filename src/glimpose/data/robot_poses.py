@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from glimpose.data.bop import RESULT_FIELDS, ResultRow, read_results_csv
+from glimpose.data.bop_results import RESULT_FIELDS, ResultRow, read_results_csv
 from glimpose.data.fields import mapping, number, numbers
 from glimpose.data.files import read_json, write_text
 from glimpose.data.led_h5 import RobotCamera, open_recording

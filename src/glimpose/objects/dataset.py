@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from glimpose.data.backgrounds import Backgrounds
-from glimpose.data.bop import BopDataset, Camera, read_models_info, targets_of, write_camera, write_targets
+from glimpose.data.bop import BopDataset, Camera, read_models_info, write_camera
+from glimpose.data.bop_results import targets_of, write_targets
 from glimpose.data.bop_writer import SceneWriter, write_models
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig, only_visible_in

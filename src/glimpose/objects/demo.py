@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
 
-from glimpose.data.bop import ModelInfo, ResultRow
+from glimpose.data.bop import ModelInfo
+from glimpose.data.bop_results import ResultRow
 from glimpose.data.bop_writer import write_models
 from glimpose.data.files import read_image
 from glimpose.data.sensor import SensorConfig

@@ -17,19 +17,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from glimpose.data.bop import (
-    Annotation,
-    BopDataset,
-    Frame,
-    ModelInfo,
-    ResultRow,
-    Target,
-    model_path,
-    read_camera,
-    read_models_info,
-    read_results_csv,
-    read_targets,
-)
+from glimpose.data.bop import Annotation, BopDataset, Frame, ModelInfo, model_path, read_camera, read_models_info
+from glimpose.data.bop_results import ResultRow, Target, read_results_csv, read_targets
 from glimpose.data.files import write_text
 from glimpose.geometry.symmetry import symmetry_transforms
 from glimpose.metrics.pose_errors import (

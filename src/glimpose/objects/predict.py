@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from glimpose.data.bop import ResultRow, model_path, write_results_csv
+from glimpose.data.bop import model_path
+from glimpose.data.bop_results import ResultRow, write_results_csv
 from glimpose.data.files import write_image
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.photographs import PhotographFile, read_photograph
