@@ -2,10 +2,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from matplotlib.path import Path
+from scipy.spatial import ConvexHull
+from trimesh.convex import convex_hull
 
 from glimpose.data.sensor import SensorConfig
 from glimpose.objects.dataset import silhouette
-from glimpose.objects.synthesis import SceneSampler, SynthesisConfig, only_visible_in
+from glimpose.objects.synthesis import SceneSampler, SynthesisConfig, _orientation, only_visible_in
+from glimpose.render.mesh import box_mesh
+
+UPRIGHT = {"tilt_deg": 0.0, "free_pose_probability": 0.0, "side_probability": 0.0}
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def test_poses_are_rigid_and_in_front_of_the_camera(sampler):
 
 
 def test_upright_objects_are_seen_from_the_elevations_asked_for(parts):
-    synthesis = replace(parts.synthesis, elevation_deg=(30.0, 40.0), tilt_deg=0.0, free_pose_probability=0.0)
+    synthesis = replace(parts.synthesis, elevation_deg=(30.0, 40.0), **UPRIGHT)
     sampler = SceneSampler(parts.meshes, synthesis)
     for seed in range(20):
         for instance in sampler.draw(np.random.default_rng(seed)).instances:
@@ -39,11 +45,43 @@ def test_upright_objects_are_seen_from_the_elevations_asked_for(parts):
             assert 30 - 1e-9 <= elevation_deg <= 40 + 1e-9
 
 
+def test_fallen_objects_lie_on_sides_that_hold_them(parts):
+    """The lowest corners of a fallen part are level, and their hull holds its centre of mass."""
+    sampler = SceneSampler(parts.meshes, replace(parts.synthesis, **UPRIGHT))
+    for prop in sampler.objects:
+        assert prop.side_prob.sum() == pytest.approx(1.0)
+        hull = convex_hull(prop.outline_m)
+        for rotation in prop.side_R_obj:
+            np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
+            corners = hull.vertices @ rotation.T
+            touching = corners[corners[:, 2] < corners[:, 2].min() + 1e-6]
+            assert len(touching) >= 3
+            assert Path(touching[ConvexHull(touching[:, :2]).vertices, :2]).contains_point(
+                (rotation @ hull.center_mass)[:2]
+            )
+
+
+def test_a_cube_falls_onto_each_of_its_six_sides_alike():
+    prop = SceneSampler([box_mesh((0.1, 0.1, 0.1))], SynthesisConfig()).objects[0]
+    np.testing.assert_allclose(prop.side_prob, np.full(6, 1 / 6), atol=1e-6)
+
+
+def test_a_share_of_objects_lies_on_another_side(parts):
+    for share in (0.0, 0.5):
+        sampler = SceneSampler(parts.meshes, replace(parts.synthesis, **{**UPRIGHT, "side_probability": share}))
+        ups = []
+        for seed in range(60):
+            rng = np.random.default_rng(seed)
+            ups += [_orientation(rng, sampler.config, sampler.objects[seed % 2], False)[2, 2]]
+        fallen = np.mean(np.array(ups) < 0.99)
+        assert fallen == pytest.approx(share * 0.8, abs=0.2)
+
+
 def test_full_difficulty_is_the_config_and_none_is_a_fair_day():
     config = SynthesisConfig()
     assert config.eased(1.0) == config
     easy = config.eased(0.0)
-    assert easy.free_pose_probability == easy.patch_probability == 0
+    assert easy.free_pose_probability == easy.side_probability == easy.patch_probability == 0
     assert easy.num_distractors == (0, 0)
     assert easy.sensor.exposure_gain == easy.sensor.gamma == (1, 1)
     assert easy.sensor.hue_rad == (0, 0)

@@ -69,6 +69,16 @@ def test_materials_belong_to_their_instances() -> None:
         shade(wall(), lighting, [Material()])
 
 
+@pytest.mark.parametrize(
+    ("saturation", "expected"), [(0.0, (350 / 3,) * 3), (0.5, (158.3, 108.3, 83.3)), (3.0, (255, 66.7, 0))]
+)
+def test_saturation_is_the_distance_from_grey(saturation: float, expected: tuple[float, float, float]) -> None:
+    white = Lighting(sky=np.ones(3), ground=np.ones(3), lights=())
+    rgb = shade(wall(), white, [Material(saturation=saturation), Material()])
+    np.testing.assert_allclose(255 * rgb[5, 5], expected, atol=0.1)
+    np.testing.assert_allclose(255 * rgb[5, -1], (200, 100, 50), atol=1e-3)
+
+
 @pytest.mark.parametrize("camera", [None, K])
 def test_highlights_are_where_the_lamp_is_mirrored(camera: np.ndarray | None) -> None:
     """A wall that mirrors the lamp into the camera at pixel (u, v) is brightest there, or everywhere without K."""

@@ -161,6 +161,7 @@ def demo_config(models: Path, steps: int, seed: int) -> ObjectsConfig:
             elevation_deg=(30.0, 70.0),
             roll_deg=5.0,
             tilt_deg=2.0,
+            side_probability=0.0,
             free_pose_probability=0.0,
             num_objects=(2, 3),
             num_distractors=(0, 1),

@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 from scipy.spatial import ConvexHull
 from scipy.spatial.transform import Rotation
+from trimesh.convex import convex_hull
+from trimesh.poses import compute_stable_poses
 
 from glimpose.data.backgrounds import Backgrounds
 from glimpose.data.sensor import SensorConfig, composite, occlude, simulate_sensor
 from glimpose.render.mesh import Mesh, box_mesh, cylinder_mesh, sphere_mesh
 from glimpose.render.scene import Buffers, Instance, Renderer
 from glimpose.render.shading import Light, Lighting, Material, shade
+
+LEAST_SIDE = 0.02
+"""Probability of falling onto a side from which on an object is taken to lie on it."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +36,10 @@ class SynthesisConfig:
     """Of the camera above the table."""
     roll_deg: float = 45.0
     """The camera's roll is uniform within plus and minus this."""
-    tilt_deg: float = 4.0
-    """Standard deviation of how far objects lean from upright."""
+    tilt_deg: float = 8.0
+    """Standard deviation of how far objects lean: on each other, or on what lies about."""
+    side_probability: float = 0.2
+    """Share of objects that lie as they may have fallen, on any side on which they stay; others stand upright."""
     free_pose_probability: float = 0.1
     """Share of objects in any orientation at all, floating above the table; 1.0 for parts in a bin."""
     num_objects: tuple[int, int] = (4, 8)
@@ -58,6 +65,8 @@ class SynthesisConfig:
             self,
             roll_deg=self.roll_deg * (1 - 0.5 * ease),
             free_pose_probability=free if free == 1 else free * difficulty,
+            side_probability=self.side_probability * difficulty,
+            tilt_deg=self.tilt_deg * (1 - 0.5 * ease),
             num_distractors=(round(few * difficulty), round(many * difficulty)),
             crowding=(self.crowding[0] + 0.4 * ease, self.crowding[1] + 0.4 * ease),
             patch_probability=self.patch_probability * difficulty,
@@ -99,10 +108,17 @@ class _Prop:
     outline_m: np.ndarray
     """A few vertices that tell where it touches the table and how much room it takes."""
     radius_m: float
+    side_R_obj: np.ndarray
+    """n×3×3: as it may lie on the table, z up."""
+    side_prob: np.ndarray
+    """How likely it is to fall onto each."""
 
     @classmethod
     def of(cls, mesh: Mesh) -> "_Prop":
-        return cls(mesh, _outline(mesh), float(np.linalg.norm(mesh.vertices, axis=1).max()))
+        outline_m = _outline(mesh)
+        sides, prob = compute_stable_poses(convex_hull(outline_m), n_samples=1, threshold=LEAST_SIDE)
+        radius_m = float(np.linalg.norm(mesh.vertices, axis=1).max())
+        return cls(mesh, outline_m, radius_m, sides[:, :3, :3], prob / prob.sum())
 
 
 class SceneSampler:
@@ -131,7 +147,7 @@ class SceneSampler:
         for entry in order:
             index, prop = entries[entry]
             is_free = rng.random() < config.free_pose_probability
-            rotation = _orientation(rng, config, is_free)
+            rotation = _orientation(rng, config, prop, is_free)
             outline = prop.outline_m @ rotation.T
             radius_m = 0.7 * float(np.sqrt((outline[:, :2] ** 2).sum(1).max()))
             place = _free_place(rng, taken, radius_m, crowding)
@@ -230,11 +246,14 @@ def _outline(mesh: Mesh) -> np.ndarray:
     return corners[:: max(1, len(corners) // 64)]
 
 
-def _orientation(rng: np.random.Generator, config: SynthesisConfig, is_free: bool) -> np.ndarray:
+def _orientation(rng: np.random.Generator, config: SynthesisConfig, prop: _Prop, is_free: bool) -> np.ndarray:
     if is_free:
         return Rotation.from_quat(rng.normal(size=4)).as_matrix()
+    side = np.eye(3)
+    if rng.random() < config.side_probability and len(prop.side_prob):
+        side = prop.side_R_obj[rng.choice(len(prop.side_prob), p=prop.side_prob)]
     tilt = Rotation.from_rotvec([*np.deg2rad(rng.normal(0, config.tilt_deg, 2)), 0.0])
-    return (tilt * Rotation.from_euler("z", rng.uniform(0, 2 * np.pi))).as_matrix()
+    return (tilt * Rotation.from_euler("z", rng.uniform(0, 2 * np.pi))).as_matrix() @ side
 
 
 def _free_place(
@@ -271,10 +290,15 @@ def _lighting(rng: np.random.Generator) -> Lighting:
 
 
 def _material(rng: np.random.Generator) -> Material:
-    """Colours as the CAD model has them, more or less; matt to glossy."""
-    gain = np.exp(rng.normal(0, 0.22)) * np.exp(rng.normal(0, 0.07, 3))
+    """Colours as the CAD model has them, more or less; matt to glossy.
+
+    Scans are off in brightness, tint and saturation alike (docs/lab-book.md, 37).
+    """
+    gain = np.exp(rng.normal(0, 0.3)) * np.exp(rng.normal(0, 0.18, 3))
+    saturation = float(np.exp(rng.normal(0.1, 0.4)))
     specular = rng.uniform(0, 0.6) if rng.random() < 0.5 else 0.0
-    return Material(gain=gain, specular=specular, shininess=float(np.exp(rng.uniform(1.5, 4.5))))
+    shininess = float(np.exp(rng.uniform(1.5, 4.5)))
+    return Material(gain, saturation, specular, shininess)
 
 
 def _clutter(rng: np.random.Generator, num: int) -> list[Mesh]:

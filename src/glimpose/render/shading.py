@@ -44,6 +44,8 @@ class Material:
 
     gain: Float[np.ndarray, "3"] = field(default_factory=lambda: np.ones(3))
     """Multiplies the albedo, per channel."""
+    saturation: float = 1.0
+    """How far the albedo is from grey, relative to what was drawn."""
     specular: float = 0.0
     """Strength of highlights, which have the lamp's colour."""
     shininess: float = 20.0
@@ -98,11 +100,20 @@ def shade(
             # A highlight fades where the surface turns away from the lamp.
             highlight = specular * np.exp(shininess * np.log(cosine)) * np.minimum(8 * lambert, falloff)
             reflected += highlight[..., None] * light.color.astype(np.float32)
-    received *= buffers.albedo[box]
+    received *= _saturated(buffers.albedo[box], materials, mask)
     received *= _look_up([m.gain / 255 for m in materials], mask)
     received += reflected
     np.clip(received, 0, 1, out=rgb[box])
     return rgb
+
+
+def _saturated(albedo: np.ndarray, materials: Sequence[Material], mask: np.ndarray) -> np.ndarray:
+    if all(m.saturation == 1 for m in materials):
+        return albedo
+    albedo = albedo.astype(np.float32)
+    grey = cv2.transform(albedo, np.full((1, 3), 1 / 3, np.float32))[..., None]
+    colored = grey + _look_up([m.saturation for m in materials], mask)[..., None] * (albedo - grey)
+    return np.maximum(colored, 0, out=colored)
 
 
 def _look_up(values: Sequence, mask: np.ndarray) -> np.ndarray:
