@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from glimpose.training import optimizer as optimizer_module
 from glimpose.training.optimizer import MuonAdamW
 
 
@@ -41,6 +42,18 @@ def test_all_else_steps_as_adamw_does():
     step(models[1], MuonAdamW(models[1], 1e-2, 0.0))
     for name in ("1.weight", "1.bias", "2.weight"):
         torch.testing.assert_close(models[1].get_parameter(name), models[0].get_parameter(name))
+
+
+def test_without_muon_adamw_steps_all_and_it_is_said(monkeypatch, caplog):
+    monkeypatch.setattr(optimizer_module, "Muon", None)
+    models = network(), network()
+    decayed, others = ([p for p in models[0].parameters() if (p.ndim >= 2) == is_matrix] for is_matrix in (True, False))
+    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": others, "weight_decay": 0.0}]
+    step(models[0], torch.optim.AdamW(groups, 1e-2))
+    step(models[1], MuonAdamW(models[1], 1e-2, 0.01))
+    assert "has no Muon" in caplog.text
+    for a, b in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_the_layout_in_memory_changes_nothing():

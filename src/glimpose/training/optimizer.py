@@ -1,11 +1,19 @@
 """Muon for the matrices of a network, AdamW for all else."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Muon, Optimizer
+from torch.optim import AdamW, Optimizer
+
+try:
+    from torch.optim import Muon
+except ImportError:  # before torch 2.9
+    Muon = None  # type: ignore[assignment, misc]
+
+logger = logging.getLogger(__name__)
 
 
 class MuonAdamW(Optimizer):
@@ -20,24 +28,27 @@ class MuonAdamW(Optimizer):
     """
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
+        if Muon is None:
+            logger.warning("torch %s has no Muon: AdamW steps all, which takes a quarter more steps", torch.__version__)
         groups: dict[tuple[bool, bool, float], dict[str, nn.Parameter]] = defaultdict(dict)
         for prefix, module in model.named_modules():
             mixes = isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
             for name, parameter in module.named_parameters(prefix, recurse=False):
                 if parameter.requires_grad:
-                    is_matrix = parameter.ndim >= 2
+                    is_matrix, by_muon = parameter.ndim >= 2, mixes and parameter.ndim >= 2 and Muon is not None
                     factor = getattr(parameter, "learning_rate_factor", 1.0)
-                    groups[is_matrix and mixes, is_matrix, factor][name] = parameter
+                    groups[by_muon, is_matrix, factor][name] = parameter
         super().__init__(
             [{"params": list(members.values()), "factor": factor} for (_, _, factor), members in groups.items()],
             {"lr": learning_rate},
         )
-        self._inner: list[Muon | AdamW] = []
+        self._inner: list[Optimizer] = []
         """One for each group."""
+        self._is_muon = [by_muon for by_muon, _, _ in groups]
         self._names = [list(members) for members in groups.values()]
-        for (mixes, is_matrix, _), members in groups.items():
+        for (by_muon, is_matrix, _), members in groups.items():
             parameters, decay = list(members.values()), weight_decay if is_matrix else 0.0
-            if mixes:
+            if by_muon:
                 matrices = [nn.Parameter(_as_matrix(parameter.detach(), parameter)) for parameter in parameters]
                 self._inner.append(Muon(matrices, learning_rate, decay, adjust_lr_fn="match_rms_adamw"))
             else:
@@ -50,9 +61,9 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, inner in zip(self.param_groups, self._inner, strict=True):
+        for group, inner, is_muon in zip(self.param_groups, self._inner, self._is_muon, strict=True):
             inner.param_groups[0]["lr"] = group["lr"]
-            if isinstance(inner, Muon):
+            if is_muon:
                 # It knows each weight as a matrix in the same memory.
                 for parameter, matrix in zip(group["params"], inner.param_groups[0]["params"], strict=True):
                     matrix.data = _as_matrix(parameter.detach(), parameter)
@@ -72,8 +83,8 @@ class MuonAdamW(Optimizer):
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
         """Take up what `moments` gave; raises KeyError where it was another optimizer's."""
         left = dict(moments)
-        for names, inner in zip(self._names, self._inner, strict=True):
-            kinds = ("momentum_buffer",) if isinstance(inner, Muon) else ("step", "exp_avg", "exp_avg_sq")
+        for names, inner, is_muon in zip(self._names, self._inner, self._is_muon, strict=True):
+            kinds = ("momentum_buffer",) if is_muon else ("step", "exp_avg", "exp_avg_sq")
             for name, parameter in zip(names, inner.param_groups[0]["params"], strict=True):
                 for kind in kinds:
                     value = left.pop(f"{kind}.{name}", None)
