@@ -2,8 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from matplotlib.path import Path
-from scipy.spatial import ConvexHull
+from scipy.spatial import Delaunay
 from trimesh.convex import convex_hull
 
 from glimpose.data.sensor import SensorConfig
