@@ -6,8 +6,9 @@ from scipy.spatial import Delaunay
 from trimesh.convex import convex_hull
 
 from glimpose.data.sensor import SensorConfig
+from glimpose.objects import synthesis
 from glimpose.objects.dataset import silhouette
-from glimpose.objects.synthesis import SceneSampler, SynthesisConfig, _orientation, only_visible_in
+from glimpose.objects.synthesis import SceneSampler, SynthesisConfig, _orientation, _Prop, only_visible_in
 from glimpose.render.mesh import box_mesh
 
 UPRIGHT = {"tilt_deg": 0.0, "free_pose_probability": 0.0, "side_probability": 0.0}
@@ -61,6 +62,14 @@ def test_fallen_objects_lie_on_sides_that_hold_them(parts):
 def test_a_cube_falls_onto_each_of_its_six_sides_alike():
     prop = SceneSampler([box_mesh((0.1, 0.1, 0.1))], SynthesisConfig()).objects[0]
     np.testing.assert_allclose(prop.side_prob, np.full(6, 1 / 6), atol=1e-6)
+
+
+def test_what_stays_on_no_side_stands_as_it_is(parts, monkeypatch):
+    monkeypatch.setattr(synthesis, "LEAST_SIDE", 1.1)  # as of a ball, which falls onto each too seldom
+    prop = _Prop.of(parts.meshes[0])
+    assert len(prop.side_R_obj) == len(prop.side_prob) == 0
+    config = replace(parts.synthesis, **{**UPRIGHT, "side_probability": 1.0})
+    assert _orientation(np.random.default_rng(0), config, prop, is_free=False)[2, 2] == pytest.approx(1.0)
 
 
 def test_a_share_of_objects_lies_on_another_side(parts):

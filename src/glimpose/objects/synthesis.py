@@ -118,7 +118,8 @@ class _Prop:
         outline_m = _outline(mesh)
         sides, prob = compute_stable_poses(convex_hull(outline_m), n_samples=1, threshold=LEAST_SIDE)
         radius_m = float(np.linalg.norm(mesh.vertices, axis=1).max())
-        return cls(mesh, outline_m, radius_m, sides[:, :3, :3], prob / prob.sum())
+        # A ball has none: it falls onto each of its sides too seldom.
+        return cls(mesh, outline_m, radius_m, sides.reshape(-1, 4, 4)[:, :3, :3], prob / prob.sum())
 
 
 class SceneSampler:
