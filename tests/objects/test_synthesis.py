@@ -49,9 +49,10 @@ def test_fallen_objects_lie_on_sides_that_hold_them(parts):
     """The lowest corners of a fallen part are level, and their hull holds its centre of mass."""
     sampler = SceneSampler(parts.meshes, replace(parts.synthesis, **UPRIGHT))
     for prop in sampler.objects:
-        assert prop.side_prob.sum() == pytest.approx(1.0)
+        rotations, prob = prop.sides
+        assert prob.sum() == pytest.approx(1.0)
         hull = convex_hull(prop.outline_m)
-        for rotation in prop.side_R_obj:
+        for rotation in rotations:
             np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
             corners = hull.vertices @ rotation.T
             touching = corners[corners[:, 2] < corners[:, 2].min() + 1e-6]
@@ -61,13 +62,14 @@ def test_fallen_objects_lie_on_sides_that_hold_them(parts):
 
 def test_a_cube_falls_onto_each_of_its_six_sides_alike():
     prop = SceneSampler([box_mesh((0.1, 0.1, 0.1))], SynthesisConfig()).objects[0]
-    np.testing.assert_allclose(prop.side_prob, np.full(6, 1 / 6), atol=1e-6)
+    np.testing.assert_allclose(prop.sides[1], np.full(6, 1 / 6), atol=1e-6)
 
 
 def test_what_stays_on_no_side_stands_as_it_is(parts, monkeypatch):
     monkeypatch.setattr(synthesis, "LEAST_SIDE", 1.1)  # as of a ball, which falls onto each too seldom
     prop = _Prop.of(parts.meshes[0])
-    assert len(prop.side_R_obj) == len(prop.side_prob) == 0
+    rotations, prob = prop.sides
+    assert len(rotations) == len(prob) == 0
     config = replace(parts.synthesis, **{**UPRIGHT, "side_probability": 1.0})
     assert _orientation(np.random.default_rng(0), config, prop, is_free=False)[2, 2] == pytest.approx(1.0)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -108,18 +109,17 @@ class _Prop:
     outline_m: np.ndarray
     """A few vertices that tell where it touches the table and how much room it takes."""
     radius_m: float
-    side_R_obj: np.ndarray
-    """n×3×3: as it may lie on the table, z up."""
-    side_prob: np.ndarray
-    """How likely it is to fall onto each."""
 
     @classmethod
     def of(cls, mesh: Mesh) -> "_Prop":
-        outline_m = _outline(mesh)
-        sides, prob = compute_stable_poses(convex_hull(outline_m), n_samples=1, threshold=LEAST_SIDE)
-        radius_m = float(np.linalg.norm(mesh.vertices, axis=1).max())
+        return cls(mesh, _outline(mesh), float(np.linalg.norm(mesh.vertices, axis=1).max()))
+
+    @cached_property
+    def sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """Rotations n×3×3 as it may lie on the table, z up, and how likely it is to fall onto each."""
+        poses, prob = compute_stable_poses(convex_hull(self.outline_m), n_samples=1, threshold=LEAST_SIDE)
         # A ball has none: it falls onto each of its sides too seldom.
-        return cls(mesh, outline_m, radius_m, sides.reshape(-1, 4, 4)[:, :3, :3], prob / prob.sum())
+        return poses.reshape(-1, 4, 4)[:, :3, :3], prob / prob.sum()
 
 
 class SceneSampler:
@@ -251,8 +251,9 @@ def _orientation(rng: np.random.Generator, config: SynthesisConfig, prop: _Prop,
     if is_free:
         return Rotation.from_quat(rng.normal(size=4)).as_matrix()
     side = np.eye(3)
-    if rng.random() < config.side_probability and len(prop.side_prob):
-        side = prop.side_R_obj[rng.choice(len(prop.side_prob), p=prop.side_prob)]
+    if rng.random() < config.side_probability and len(prop.sides[1]):
+        rotations, prob = prop.sides
+        side = rotations[rng.choice(len(prob), p=prob)]
     tilt = Rotation.from_rotvec([*np.deg2rad(rng.normal(0, config.tilt_deg, 2)), 0.0])
     return (tilt * Rotation.from_euler("z", rng.uniform(0, 2 * np.pi))).as_matrix() @ side
 
