@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,19 +32,18 @@ class MuonAdamW(Optimizer):
             logger.warning("torch %s has no Muon: AdamW steps all, which takes a quarter more steps", torch.__version__)
         groups: dict[tuple[bool, bool, float], dict[str, nn.Parameter]] = defaultdict(dict)
         for prefix, module in model.named_modules():
-            mixes = isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
+            mixes = Muon is not None and isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
             for name, parameter in module.named_parameters(prefix, recurse=False):
                 if parameter.requires_grad:
-                    is_matrix, by_muon = parameter.ndim >= 2, mixes and parameter.ndim >= 2 and Muon is not None
+                    is_matrix = parameter.ndim >= 2
                     factor = getattr(parameter, "learning_rate_factor", 1.0)
-                    groups[by_muon, is_matrix, factor][name] = parameter
+                    groups[mixes and is_matrix, is_matrix, factor][name] = parameter
         super().__init__(
             [{"params": list(members.values()), "factor": factor} for (_, _, factor), members in groups.items()],
             {"lr": learning_rate},
         )
         self._inner: list[Optimizer] = []
         """One for each group."""
-        self._is_muon = [by_muon for by_muon, _, _ in groups]
         self._names = [list(members) for members in groups.values()]
         for (by_muon, is_matrix, _), members in groups.items():
             parameters, decay = list(members.values()), weight_decay if is_matrix else 0.0
@@ -61,10 +60,10 @@ class MuonAdamW(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group, inner, is_muon in zip(self.param_groups, self._inner, self._is_muon, strict=True):
+        for group, inner in zip(self.param_groups, self._inner, strict=True):
             inner.param_groups[0]["lr"] = group["lr"]
-            if is_muon:
-                # It knows each weight as a matrix in the same memory.
+            if not isinstance(inner, AdamW):
+                # Muon knows each weight as a matrix in the same memory.
                 for parameter, matrix in zip(group["params"], inner.param_groups[0]["params"], strict=True):
                     matrix.data = _as_matrix(parameter.detach(), parameter)
                     matrix.grad = None if parameter.grad is None else _as_matrix(parameter.grad, parameter)
@@ -75,26 +74,30 @@ class MuonAdamW(Optimizer):
         """Give what resuming needs, as ``kind.parameter``."""
         return {
             f"{kind}.{name}": value
-            for names, inner in zip(self._names, self._inner, strict=True)
-            for name, parameter in zip(names, inner.param_groups[0]["params"], strict=True)
+            for inner, name, parameter in self._members()
             for kind, value in inner.state.get(parameter, {}).items()
         }
 
     def load_moments(self, moments: Mapping[str, Tensor]) -> None:
         """Take up what `moments` gave; raises KeyError where it was another optimizer's."""
         left = dict(moments)
-        for names, inner, is_muon in zip(self._names, self._inner, self._is_muon, strict=True):
-            kinds = ("momentum_buffer",) if is_muon else ("step", "exp_avg", "exp_avg_sq")
-            for name, parameter in zip(names, inner.param_groups[0]["params"], strict=True):
-                for kind in kinds:
-                    value = left.pop(f"{kind}.{name}", None)
-                    if value is None:  # it had no gradient yet
-                        continue
-                    # The fused update runs through memory, so moments need their parameter's layout (channels last).
-                    is_alike = value.shape == parameter.shape
-                    inner.state[parameter][kind] = torch.empty_like(parameter).copy_(value) if is_alike else value
+        for inner, name, parameter in self._members():
+            kinds = ("step", "exp_avg", "exp_avg_sq") if isinstance(inner, AdamW) else ("momentum_buffer",)
+            for kind in kinds:
+                value = left.pop(f"{kind}.{name}", None)
+                if value is None:  # it had no gradient yet
+                    continue
+                # The fused update runs through memory, so moments need their parameter's layout (channels last).
+                is_alike = value.shape == parameter.shape
+                inner.state[parameter][kind] = torch.empty_like(parameter).copy_(value) if is_alike else value
         if left:
             raise KeyError(next(iter(left)))
+
+    def _members(self) -> Iterator[tuple[Optimizer, str, nn.Parameter]]:
+        """Each parameter as its inner optimizer knows it, and its name."""
+        for names, inner in zip(self._names, self._inner, strict=True):
+            for name, parameter in zip(names, inner.param_groups[0]["params"], strict=True):
+                yield inner, name, parameter
 
 
 def _as_matrix(tensor: Tensor, like: nn.Parameter) -> Tensor:
