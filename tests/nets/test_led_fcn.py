@@ -7,9 +7,9 @@ from glimpose.geometry.camera import pixel_grid
 from glimpose.nets import led_fcn
 from glimpose.nets.led_fcn import (
     STRIDE,
-    JointNorm,
     LedFcn,
     LedFcnConfig,
+    PictureNorm,
     bin_bearings_rad,
     glow,
     level_sizes,
@@ -61,8 +61,15 @@ def test_enlarging_by_repetition_copies_each_cell_as_often_as_the_grid_says():
     assert (grid.num_copies[grid.level == 0] == 1).all()
 
 
-def test_a_cell_sees_100_to_180_pixels_around_it(monkeypatch):
-    monkeypatch.setattr(led_fcn, "standardised", lambda image: image)  # beside the picture's mean and contrast
+@pytest.fixture
+def no_statistics(monkeypatch):
+    """A network whose cells know nothing of the whole picture."""
+    monkeypatch.setattr(led_fcn, "standardised", lambda image: image)
+    monkeypatch.setattr(PictureNorm, "forward", lambda self, levels: levels)
+
+
+@pytest.mark.usefixtures("no_statistics")
+def test_a_cell_sees_100_to_180_pixels_around_it():
     config = LedFcnConfig(num_scales=1)
     middle = int((pyramid_grid(256, 256, config).uv - 128).square().sum(1).argmin())
     # Through maxima, a gradient finds one way only: all ways together are found by trying many images.
@@ -79,6 +86,7 @@ def test_a_cell_sees_100_to_180_pixels_around_it(monkeypatch):
         assert abs(float(extent[-1] + extent[0]) / 2 - 128) < STRIDE
 
 
+@pytest.mark.usefixtures("no_statistics")
 def test_a_shifted_image_gives_shifted_maps():
     config = LedFcnConfig(channels=SMALL.channels, num_scales=1)
     model = network(config).eval()
@@ -97,32 +105,38 @@ def test_exposure_and_white_balance_change_nothing():
     assert standardised(torch.full((1, 3, 8, 8), 0.7)).abs().max() < 1e-4  # and a wall is not blown up to noise
 
 
-def test_norm_in_training_is_that_of_all_levels_together():
-    model = network().train()
-    norm = model.layers[1].norm
+def test_norm_is_that_of_all_levels_of_a_picture_together():
+    norm = PictureNorm(8)
     levels = [torch.randn(2, 8, 6, 9) + 1, 3 * torch.randn(2, 8, 3, 5)]
     normed = norm(levels)
-    rows = torch.cat([x.movedim(1, -1).reshape(-1, 8) for x in normed])
-    torch.testing.assert_close(rows.mean(0), torch.zeros(8), atol=1e-5, rtol=0)
-    torch.testing.assert_close(rows.var(0, unbiased=False), torch.ones(8), atol=1e-3, rtol=0)
-    given = torch.cat([x.movedim(1, -1).reshape(-1, 8) for x in levels])
-    expected = (given - given.mean(0)) / given.var(0, unbiased=False).sqrt()
-    torch.testing.assert_close(rows, expected, atol=1e-4, rtol=0)
+    for i in range(2):
+        given, rows = (torch.cat([x[i].flatten(1) for x in maps], 1) for maps in (levels, normed))
+        expected = (given - given.mean(1, keepdim=True)) / given.var(1, unbiased=False, keepdim=True).sqrt()
+        torch.testing.assert_close(rows, expected, atol=1e-4, rtol=0)
+
+
+def test_what_is_seen_in_a_picture_does_not_depend_on_the_others_of_its_batch():
+    model = network()
+    image = torch.rand(3, 3, 48, 64)
+    for mode in (model.train(), model.eval()):
+        together, alone = mode(image), mode(image[1:2])
+        for name in ("position", "led"):
+            torch.testing.assert_close(together[name][1:2], alone[name], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("is_channels_last", [False, True])
 def test_norm_passes_the_gradient_of_its_definition_whatever_the_memory_layout(is_channels_last):
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
-    norm = JointNorm(5).double().train()
+    norm = PictureNorm(5).double()
     torch.nn.init.normal_(norm.weight)
     levels = [torch.randn(2, 5, *size).double().to(memory_format=layout).requires_grad_() for size in ((6, 8), (3, 4))]
     upstream = [torch.randn_like(x).contiguous() for x in levels]
 
     def by_definition() -> list[torch.Tensor]:
-        values = torch.cat([x.transpose(0, 1).flatten(1) for x in levels], 1)
-        mean, std = values.mean(1), (values.var(1, unbiased=False) + norm.eps).sqrt()
-        scale, shift = (norm.weight / std).view(5, 1, 1), (norm.bias - norm.weight * mean / std).view(5, 1, 1)
-        return [x * scale + shift for x in levels]
+        values = torch.cat([x.flatten(2) for x in levels], 2)[..., None]
+        mean, std = values.mean(2, keepdim=True), (values.var(2, unbiased=False, keepdim=True) + 1e-5).sqrt()
+        scale, shift = norm.weight.view(5, 1, 1) / std, norm.bias.view(5, 1, 1)
+        return [(x - mean) * scale + shift for x in levels]
 
     inputs = [*levels, norm.weight, norm.bias]
     found, expected = (

@@ -138,21 +138,27 @@ def glow(level: Tensor) -> Tensor:
     return (spot - spot.mean(1, keepdim=True)) / spot.std(1, keepdim=True).clamp(min=1e-3)
 
 
-class JointNorm(nn.BatchNorm1d):
-    """Batch norm with the statistics of all levels together, for the weights before and after it are shared too."""
+class PictureNorm(nn.Module):
+    """Each channel gets mean and deviation of its own in each picture, over all levels, for their weights are shared.
 
-    def forward(self, levels: list[Tensor]) -> list[Tensor]:  # type: ignore[override]
+    Statistics of the place that a network was trained in, as batch norm keeps them, are half of what it loses in
+    another place (docs/lab-book.md).
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, levels: list[Tensor]) -> list[Tensor]:
         """Normalise each level's b×c×h×w."""
-        if not self.training:
-            given = self.running_mean, self.running_var, self.weight, self.bias
-            return [F.batch_norm(x, *given, eps=self.eps) for x in levels]
-        # As rows of a matrix, which takes no copy of channels-last levels. As 1×c×rows×1 the backward pass would be
-        # wrong: PyTorch (2.13, CPU) confuses memory layouts where sizes of 1 make strides ambiguous.
-        rows = super().forward(torch.cat([x.permute(0, 2, 3, 1).flatten(0, 2) for x in levels]))
-        parts = rows.split([x.numel() // x.shape[1] for x in levels])
-        return [
-            part.unflatten(0, (len(x), *x.shape[2:])).permute(0, 3, 1, 2) for part, x in zip(parts, levels, strict=True)
-        ]
+        # Batch norm of each picture's cells as rows of a matrix: instance and group norms take three times as long on
+        # channels-last tensors (PyTorch 2.13, CPU).
+        pictures = torch.cat([x.permute(0, 2, 3, 1).flatten(1, 2) for x in levels], 1)
+        given = self.weight, self.bias
+        rows = torch.stack([F.batch_norm(x, None, None, *given, training=True) for x in pictures.unbind()])
+        parts = rows.split([x.shape[2] * x.shape[3] for x in levels], 1)
+        return [part.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2) for part, x in zip(parts, levels, strict=True)]
 
 
 class Layer(nn.Module):
@@ -167,7 +173,7 @@ class Layer(nn.Module):
     ) -> None:
         super().__init__()
         padding = (kernel - stride) // 2 if stride > 1 else dilation * (kernel // 2)
-        self.norm = JointNorm(outputs) if stride == 1 else None
+        self.norm = PictureNorm(outputs) if stride == 1 else None
         self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=self.norm is None)
         self.pools = pools
         self.adds = inputs == outputs and not pools
@@ -208,8 +214,8 @@ class LedFcn(nn.Module):
             for i in range(len(KERNELS))
         )
         self.mix = Layer(widths[-1], widths[-1], kernel=1, dilation=1)
-        # Features without a mean: whatever all cells of a batch have in common moves only the head's biases.
-        self.center = JointNorm(widths[-1])
+        # Features without a mean: whatever all cells of a picture have in common moves only the head's biases.
+        self.center = PictureNorm(widths[-1])
         self.head = nn.Conv2d(widths[-1], sum(heads.values()), 1)
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]

@@ -7,18 +7,23 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from glimpose.data.images import warp
-from glimpose.data.sensor import Range, SensorConfig, simulate_sensor
+from glimpose.data.sensor import Range, SensorConfig, occlude, simulate_sensor
 from glimpose.robots.labels import Labels
 
 
-def _mild() -> SensorConfig:
-    """What cameras and light vary by; noise and compression are in recordings already."""
+def _other_places() -> SensorConfig:
+    """What cameras, light and paint vary by between places; noise and compression are in recordings already."""
     return SensorConfig(
         native_scale=(1.0, 1.0),
         exposure_gain=(0.6, 1.4),
-        saturation=(0.6, 1.4),
-        hue_rad=(-0.3, 0.3),
-        shading=(0.0, 0.5),
+        channel_gain=(0.7, 1.4),
+        gamma=(0.6, 1.7),
+        contrast=(0.7, 1.4),
+        saturation=(0.3, 1.7),
+        hue_rad=(-0.5, 0.5),
+        gray_prob=0.05,
+        shading=(0.0, 1.2),
+        shading_prob=0.8,
         defocus_prob=0.2,
         motion_prob=0.0,
         bayer_prob=0.0,
@@ -42,8 +47,12 @@ class AugmentConfig:
     """Second views of a frame, from which ranges are learned, are at most so much larger or smaller."""
     blackout_prob: float = 0.1
     """A dark patch at the lower edge, as the camera robot's own gun makes."""
+    clutter: tuple[int, int] = (0, 4)
+    """So many patches of random texture are laid over a frame: places differ in what stands about."""
+    clutter_size: Range = (0.05, 0.3)
+    """Relative to the image's shorter side."""
     sensor_prob: float = 0.8
-    sensor: SensorConfig = field(default_factory=_mild)
+    sensor: SensorConfig = field(default_factory=_other_places)
 
 
 @dataclass(frozen=True)
@@ -115,9 +124,10 @@ def recolor(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) 
     """Change light and camera at random, and hide a little."""
     if rng.random() < config.blackout_prob:
         image = _black_out(image, rng)
+    rgb, _ = occlude(image.astype(np.float32) / 255, rng, num_occluders=config.clutter, size=config.clutter_size)
     if rng.random() < config.sensor_prob:
-        image = simulate_sensor(image.astype(np.float32) / 255, rng, config.sensor, native_scale=1.0)
-    return image
+        return simulate_sensor(rgb, rng, config.sensor, native_scale=1.0)
+    return np.rint(rgb * 255).astype(np.uint8)
 
 
 def _black_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
