@@ -107,6 +107,20 @@ def test_augmentation_is_a_function_of_its_generator():
     assert draw_motion(config, np.random.default_rng(3)) == draw_motion(config, np.random.default_rng(3))
 
 
+def test_clutter_hides_little():
+    image = np.full((90, 160, 3), 100, np.uint8)
+    config = AugmentConfig(clutter=(4, 4), blackout_prob=0.0, sensor_prob=0.0)
+    changed = [(recolor(image, config, np.random.default_rng(seed)) != 100).any(2).mean() for seed in range(20)]
+    assert 0.002 < min(changed)
+    assert max(changed) < 0.3
+
+
+@pytest.mark.parametrize("name", ["zoom", "clutter", "clutter_size"])
+def test_bounds_the_wrong_way_round_are_refused(name):
+    with pytest.raises(ValueError, match=rf"{name} = \(3, 1\): expected the lower bound first"):
+        AugmentConfig(**{name: (3, 1)})
+
+
 def test_moving_and_resizing_at_once_is_moving_and_then_resizing():
     image, labels = frame()
     motion = Motion(True, 0.1, 1.3, (0.05, -0.05))

@@ -14,7 +14,8 @@ from glimpose.robots.pretexts import LatentPose, WeightedBce
 from glimpose.robots.task import NEIGHBOURS, BatchConfig, LedBatches, RobotsTask
 
 NETWORK = LedFcnConfig(input_scale=1.0, num_scales=2, channels=(8, 8, 8, 12, 12, 12, 12))
-STILL = AugmentConfig(flip_prob=0.0, rotation_deg=0.0, shift=0.0, zoom=(1.0, 1.0), blackout_prob=0.0, sensor_prob=0.0)
+UNCHANGED = {"blackout_prob": 0.0, "clutter": (0, 0), "sensor_prob": 0.0}
+STILL = AugmentConfig(flip_prob=0.0, rotation_deg=0.0, shift=0.0, zoom=(1.0, 1.0), **UNCHANGED)
 
 
 def task_of(room, pretext=None, augmentation=STILL, **batch) -> RobotsTask:
@@ -58,6 +59,19 @@ def test_couples_are_augmented_alike(room):
     assert not torch.equal(batch["image"][0], batch["image"][2])
 
 
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_training_starts_with_what_glows_in_plain_pictures(room, num_processes):
+    whole = AugmentConfig(clutter=(20, 20), sensor_prob=0.0, blackout_prob=0.0)
+    start, later = (task_of(room, augmentation=whole, views=0, start_steps=steps) for steps in (4, 0))
+    start.loader(0, 8, 0, num_processes)
+    batches = [start.batches[i * num_processes] for i in range(6)]
+    assert [float(batch.get("glow_weight", 0)) for batch in batches] == [1, 0.75, 0.5, 0.25, 0, 0]
+    same = task_of(room, augmentation=replace(whole, clutter=(0, 0)), views=0).batches[0]
+    assert torch.equal(batches[0]["image"], same["image"])
+    assert torch.equal(batches[4]["image"], later.batches[4 * num_processes]["image"])
+    assert "glow_weight" not in later.batches[0]
+
+
 class Frozen:
     """A recording that shows its first picture all the time."""
 
@@ -72,7 +86,7 @@ class Frozen:
 
 
 def test_second_views_show_their_frame_where_the_matrix_says(room):
-    batch = task_of(room, augmentation=AugmentConfig(sensor_prob=0.0), views=6).batches[2]
+    batch = task_of(room, augmentation=AugmentConfig(**UNCHANGED), views=6).batches[2]
     assert len(batch["image"]) == 16 + 6
     assert torch.equal(batch["frame"][16:], batch["frame"][:6])
     assert torch.equal(batch["led_on"][16:], batch["led_on"][:6])
@@ -155,7 +169,7 @@ def learn(task, batch, num_steps: int) -> list[float]:
 def test_pose_labels_teach_a_network_to_find_the_robot(room):
     task = task_of(room, UpperBound(), frames=8)
     batch = task.batches[0]
-    history = learn(task, batch, num_steps=30)
+    history = learn(task, batch, num_steps=40)
     assert history[-1] < history[0] - 3
     task._validation = [batch]
     assert task.validate(task.model)["uv_px"] < 6  # of cells of 8

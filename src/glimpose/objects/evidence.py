@@ -1,7 +1,9 @@
 """What the gaze says of crops: maps turned into points by voting, and what searching and judging poses needs."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -40,6 +42,16 @@ class Evidence:
     def log_odds(self) -> np.ndarray:
         """Of the amodal mask, n."""
         return np.log((self.amodal + 0.02) / (1.02 - self.amodal))
+
+    @cached_property
+    def masks_px(self) -> tuple[np.ndarray, np.ndarray]:
+        """Log odds of the amodal mask, and the visible mask, enlarged to the crop's pixels."""
+        cells, size = self.cells, self.cells * STRIDE
+        log_odds, visible = (
+            cv2.resize(mask.reshape(cells, cells).astype(np.float32), (size, size))
+            for mask in (self.log_odds, self.visible)
+        )
+        return log_odds, visible
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ maps ── compare with drawn views ── the best few ── move each (conto
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from scipy.spatial.transform import Rotation
@@ -180,10 +179,7 @@ class PoseSearch:
         An edge found ``trust_px`` from the contour counts half.
         """
         radius_m, size = model.diameter_m / 2, evidence.cells * STRIDE
-        log_odds, visible = (
-            cv2.resize(cells.reshape(evidence.cells, -1).astype(np.float32), (size, size))
-            for cells in (evidence.log_odds, evidence.visible)
-        )
+        log_odds, visible = evidence.masks_px
         contour = draw_contour(self.renderer, self.meshes[model.obj_id], cam_T_obj, evidence.K, size)
         terms = [
             self._range_term(cam_T_obj, evidence, radius_m),

@@ -16,13 +16,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import block_diag
-from scipy.spatial.transform import Rotation
 
+from glimpose.objects.bundle import Bundle, SceneSystem, carried, moved
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px
 from glimpose.objects.evidence import Evidence
-from glimpose.objects.search import NormalEquations, PoseSearch, motion_jacobian
+from glimpose.objects.search import PoseSearch
 
 TOLERANCES = (0.35, 0.3, 0.25, 0.2, 0.2)
 """Mean distance of keypoints, in apparent diameters, at which two poses no longer agree; one round each."""
@@ -36,8 +35,6 @@ LEAST_PHOTOGRAPHS = 4
 """That have to agree on where an object stands, and on a layout."""
 TRUST = 0.05
 """Distance of a keypoint, in apparent diameters, at which it begins to count less when all are adjusted."""
-MOST_STEPS = 100
-"""Of an adjustment."""
 FIT_TRUSTS_PX = (6.0,) * 4 + (4.0,) * 4 + (3.0,) * 4 + (2.0,) * 4
 """One step of fitting to what is seen each: an edge found that far from the contour counts half."""
 STEP_RAD = 0.1
@@ -175,7 +172,7 @@ class _Consensus:
         object_of = np.array([placed.index(index) for _, index, _ in pairs])
         cam_T_scene = np.stack([self.cam_T_scene[i] for i in cameras])
         scene_T_obj = self.scene_T_obj[placed]
-        bundle = _Bundle(
+        bundle = Bundle(
             camera_of,
             object_of,
             np.stack([self.views[i].K for i, _, _ in pairs]),
@@ -218,86 +215,6 @@ class _Consensus:
         return cameras[best], float(explained[best]), agreeing
 
 
-@dataclass(frozen=True)
-class _Bundle:
-    """Pairs of a camera and an object, and where the one sees the other's keypoints."""
-
-    camera_of: np.ndarray
-    object_of: np.ndarray
-    K: np.ndarray
-    """p×3×3."""
-    points_m: np.ndarray
-    """p×m×3, object frame."""
-    seen_px: np.ndarray
-    """p×m×2."""
-    trust_px: np.ndarray
-    """p."""
-
-    def adjusted(self, cam_T_scene: np.ndarray, scene_T_obj: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Move all poses until keypoints are seen where they should be, by Levenberg's and Marquardt's method."""
-        damping = 1e-3
-        cost, hessian, gradient = self._normal_equations(cam_T_scene, scene_T_obj)
-        for _ in range(MOST_STEPS):
-            # The whole scene may be moved without any effect, so the Hessian alone is singular.
-            step = np.linalg.solve(hessian + np.diag(damping * np.diag(hessian) + 1e-9), gradient).reshape(-1, 6)
-            cams = _moved(cam_T_scene, step[: len(cam_T_scene)])
-            objs = _moved(scene_T_obj, step[len(cam_T_scene) :])
-            before = cost
-            new = self._normal_equations(cams, objs)
-            if new[0] < cost:
-                cam_T_scene, scene_T_obj, (cost, hessian, gradient) = cams, objs, new
-                damping = max(damping / 4, 1e-6)
-                if before - cost < 1e-4 * before:
-                    break
-            else:
-                damping *= 8
-        return cam_T_scene, scene_T_obj
-
-    def _normal_equations(
-        self, cam_T_scene: np.ndarray, scene_T_obj: np.ndarray
-    ) -> tuple[float, np.ndarray, np.ndarray]:
-        """Cauchy's cost, and its Hessian and negative gradient by turning and moving each pose, cameras first."""
-        system = _System(len(cam_T_scene), len(scene_T_obj))
-        cost = 0.0
-        for i, k, K, points_m, seen_px, trust_px in zip(
-            self.camera_of, self.object_of, self.K, self.points_m, self.seen_px, self.trust_px, strict=True
-        ):
-            cam_T_obj = cam_T_scene[i] @ scene_T_obj[k]
-            xyz_cam = points_m @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3]
-            uvw = xyz_cam @ K.T
-            error = seen_px - uvw[:, :2] / uvw[:, 2:]
-            squared = (error**2).sum(-1) / trust_px**2
-            weight = 1 / (1 + squared) / trust_px**2
-            J = motion_jacobian(xyz_cam, cam_T_obj[:3, 3], K, 1.0)
-            hessian, gradient = np.einsum("mci,m,mcj->ij", J, weight, J), np.einsum("mci,m,mc->i", J, weight, error)
-            system.add(i, k, (hessian, gradient), _carried(cam_T_scene[i], cam_T_obj, 1.0))
-            cost += float(np.log1p(squared).sum())
-        return cost, system.hessian, system.gradient
-
-
-class _System:
-    """Normal equations of how cameras and objects turn and move, cameras first."""
-
-    def __init__(self, num_cameras: int, num_objects: int) -> None:
-        self.num_cameras = num_cameras
-        num = 6 * (num_cameras + num_objects)
-        self.hessian, self.gradient = np.zeros((num, num)), np.zeros(num)
-
-    def add(self, camera: int, placed: int, pull: NormalEquations, carried: np.ndarray) -> None:
-        """Add what pulls at an object as seen by a camera, and how the two carry it (`_carried`)."""
-        hessian, gradient = pull
-        columns = np.concatenate([6 * camera + np.arange(6), 6 * (self.num_cameras + placed) + np.arange(6)])
-        self.hessian[np.ix_(columns, columns)] += carried.T @ hessian @ carried
-        self.gradient[columns] += carried.T @ gradient
-
-
-def _carried(cam_T_scene: np.ndarray, cam_T_obj: np.ndarray, unit_m: float) -> np.ndarray:
-    """How an object turns, and moves in units of ``unit_m``, when the camera and its pose in the scene do: 6×12."""
-    R, arm = cam_T_scene[:3, :3], cam_T_obj[:3, 3] - cam_T_scene[:3, 3]
-    by_camera = np.block([[np.eye(3), np.zeros((3, 3))], [-_cross_matrix(arm) / unit_m, np.eye(3) / unit_m]])
-    return np.hstack([by_camera, block_diag(R, R / unit_m)])
-
-
 def find_layouts(
     sightings: Sequence[Sighting], K: Sequence[np.ndarray], objects: Sequence[ObjectModel]
 ) -> list[Layout]:
@@ -331,25 +248,20 @@ def fit_layout(
     pairs = [(cameras.index(i), placed.index(k), entry) for (i, k), entry in evidence.items()]
     prior = np.tile(np.repeat([STEP_RAD**-2, STEP_M**-2], 3), len(cameras) + len(placed))
     for trust_px in FIT_TRUSTS_PX:
-        system = _System(len(cameras), len(placed))
+        system = SceneSystem(len(cameras), len(placed))
         for i, k, entry in pairs:
             model = objects[placed[k]]
             cam_T_obj = cam_T_scene[i] @ scene_T_obj[k]
             pull = search.pull(model, cam_T_obj, entry, trust_px)
-            system.add(i, k, pull, _carried(cam_T_scene[i], cam_T_obj, model.diameter_m / 2))
+            system.add(i, k, pull, carried(cam_T_scene[i], cam_T_obj, model.diameter_m / 2))
         step = np.linalg.solve(system.hessian + np.diag(prior), system.gradient).reshape(-1, 6)
-        cam_T_scene = _moved(cam_T_scene, step[: len(cameras)])
-        scene_T_obj = _moved(scene_T_obj, step[len(cameras) :])
+        cam_T_scene = moved(cam_T_scene, step[: len(cameras)])
+        scene_T_obj = moved(scene_T_obj, step[len(cameras) :])
     return replace(
         layout,
         cam_T_scene=dict(zip(cameras, cam_T_scene, strict=True)),
         scene_T_obj=dict(zip(placed, scene_T_obj, strict=True)),
     )
-
-
-def _cross_matrix(v: np.ndarray) -> np.ndarray:
-    """Matrix of the cross product: ``_cross_matrix(v) @ w = v × w``."""
-    return np.cross(v, -np.eye(3))
 
 
 def _find_layout(
@@ -395,11 +307,3 @@ def _project(K: np.ndarray, cam_T_obj: np.ndarray, points_m: np.ndarray) -> np.n
     xyz = points_m @ np.swapaxes(cam_T_obj[..., :3, :3], -1, -2) + cam_T_obj[..., None, :3, 3]
     uvw = xyz @ np.swapaxes(K, -1, -2)
     return uvw[..., :2] / np.maximum(uvw[..., 2:], 1e-3)
-
-
-def _moved(poses: np.ndarray, steps: np.ndarray) -> np.ndarray:
-    """Turn n×4×4 poses about their own origins by rotation vectors, and move them; n×6, the turn first."""
-    moved = poses.copy()
-    moved[:, :3, :3] = Rotation.from_rotvec(steps[:, :3]).as_matrix() @ poses[:, :3, :3]
-    moved[:, :3, 3] += steps[:, 3:]
-    return moved

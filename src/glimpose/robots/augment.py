@@ -54,6 +54,19 @@ class AugmentConfig:
     sensor_prob: float = 0.8
     sensor: SensorConfig = field(default_factory=_other_places)
 
+    def __post_init__(self) -> None:
+        for name in ("zoom", "clutter", "clutter_size"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} = {(low, high)}: expected the lower bound first")
+
+    def eased(self, difficulty: float) -> "AugmentConfig":
+        """Shrink what is laid over frames and what makes LEDs hard to tell, towards none: 1 is this config."""
+        if difficulty == 1:
+            return self
+        clutter = round(self.clutter[0] * difficulty), round(self.clutter[1] * difficulty)
+        return replace(self, clutter=clutter, sensor=self.sensor.eased(difficulty))
+
 
 @dataclass(frozen=True)
 class Motion:

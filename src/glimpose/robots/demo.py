@@ -106,7 +106,7 @@ def demo_config(recording: Path, steps: int, seed: int) -> RobotsConfig:
             precision="32-true",  # few processors are fast in bf16
             num_workers=1,
         ),
-        batch=BatchConfig(frames=32, views=8, glow_steps=steps // 3),
+        batch=BatchConfig(frames=32, views=8, start_steps=steps // 3),
         network=LedFcnConfig(input_scale=0.25, num_scales=3),
     )
 

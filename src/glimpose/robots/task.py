@@ -28,9 +28,10 @@ class BatchConfig:
     frames: int = 32
     views: int = 8
     """So many of them are seen a second time, larger or smaller, for the range to be learned from."""
-    glow_steps: int = 0
-    """Until then positions lean on what glows, less and less: it shows the way, but a robot's middle isn't its LEDs.
-    For networks with a map of positions."""
+    start_steps: int = 0
+    """Until then frames are changed less than `AugmentConfig` says, for what nothing is known of is hard to find; and
+    networks with a map of positions lean on what glows, less and less: it shows the way, but a robot's middle isn't its
+    LEDs."""
     validation_share: float = 0.1
     """Of the recording's frames: the last ones, for their neighbours in time look like them."""
     validation_frames: int = 256
@@ -79,12 +80,17 @@ class LedBatches(Dataset[Batch]):
         self.augmentation = augmentation
         self.config = config
         self.seed = seed
+        self.batches_per_step = 1
+        """As many as there are processes."""
         self.states = [recording.led_states(i) for i in self.frames]
         self.max_targets = max(map(len, self.states))
 
     def __getitem__(self, index: int) -> Batch:
         """Draw batch ``index``: couples, and after them second views of some of their frames."""
         num_couples, num_frames = self.config.frames // 2, len(self.frames)
+        steps = self.config.start_steps * self.batches_per_step
+        started = min(1.0, index / steps) if steps else 1.0
+        augmentation = self.augmentation.eased(started)
         orders: dict[int, np.ndarray] = {}
         frames, motions, seeds = [], [], []
         for couple in range(index * num_couples, (index + 1) * num_couples):
@@ -101,9 +107,9 @@ class LedBatches(Dataset[Batch]):
             frames.append(frames[i])
             motions.append(zoomed(motions[i], self.augmentation, rng))
             seeds.append([self.seed, index, i, 3])
-        batch = self.collate(frames, motions, [np.random.default_rng(seed) for seed in seeds])
-        if index < self.config.glow_steps:
-            batch["glow_weight"] = torch.tensor(1 - index / self.config.glow_steps)
+        batch = self.collate(frames, motions, [np.random.default_rng(seed) for seed in seeds], augmentation)
+        if started < 1:
+            batch["glow_weight"] = torch.tensor(1 - started)
         size = self.recording.height, self.recording.width, self.scale
         matrices = [motion.matrix(*size) for motion in motions]
         seconds = matrices[self.config.frames :]
@@ -134,17 +140,18 @@ class LedBatches(Dataset[Batch]):
         frames: Sequence[int],
         motions: Sequence[Motion] | None = None,
         rngs: Sequence[np.random.Generator] | None = None,
+        augmentation: AugmentConfig | None = None,
     ) -> Batch:
         """Read frames, augment them if told how, and stack them; T is that of the recording."""
         images, columns = [], []
         for k, i in enumerate(frames):
             frame = self.recording[i]
             labels = labels_of(frame.robots, len(self.recording.led_names), self.focal_px)
-            if motions is None or rngs is None:
+            if motions is None or rngs is None or augmentation is None:
                 image, labels = resize(frame.image, labels, self.scale)
             else:
                 image, labels = move(frame.image, labels, self.mirrored, motions[k], self.scale)
-                image = recolor(image, self.augmentation, rngs[k])
+                image = recolor(image, augmentation, rngs[k])
             images.append(image)
             columns.append((labels.led_on, labels.uv_px, labels.log_range, labels.bearing_rad, labels.is_visible))
         names = ("led_on", "uv", "log_range", "bearing_rad", "is_visible")
@@ -201,6 +208,7 @@ class RobotsTask:
 
     def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
         """Batches of steps start_step.. for one of several processes."""
+        self.batches.batches_per_step = world_size
         return load_batches(self.batches, start_step, num_steps, rank, world_size, self.num_workers)
 
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
