@@ -177,6 +177,13 @@ def test_images_at_several_distances_tell_how_ranges_grow_and_one_mistake_does_n
         assert found.depth_m(known(3.0, 1.4).log_range, 1.0) == pytest.approx(3.0, rel=0.03)
 
 
+def test_uncertain_ranges_do_not_flatten_how_they_grow():
+    rng = np.random.default_rng(0)
+    sightings = [known(math.exp(log_depth), 1.4) for log_depth in rng.uniform(math.log(0.5), math.log(4), 400)]
+    noisy = [replace(one, log_range=one.log_range + rng.normal(0, 0.15)) for one in sightings]
+    assert fit_scale(noisy).exponent == pytest.approx(1.4, rel=0.03)
+
+
 def test_a_robot_that_looks_larger_farther_away_is_refused():
     with pytest.raises(ValueError, match="order"):
         fit_scale([known(1.0, -1.0), known(3.0, -1.0)])

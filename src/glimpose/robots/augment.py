@@ -12,18 +12,13 @@ from glimpose.robots.labels import Labels
 
 
 def _other_places() -> SensorConfig:
-    """What cameras, light and paint vary by between places; noise and compression are in recordings already."""
+    """What cameras and light vary by between places; noise and compression are in recordings already."""
     return SensorConfig(
         native_scale=(1.0, 1.0),
         exposure_gain=(0.6, 1.4),
-        channel_gain=(0.7, 1.4),
-        gamma=(0.6, 1.7),
-        contrast=(0.7, 1.4),
-        saturation=(0.3, 1.7),
-        hue_rad=(-0.5, 0.5),
-        gray_prob=0.05,
-        shading=(0.0, 1.2),
-        shading_prob=0.8,
+        saturation=(0.5, 1.5),
+        hue_rad=(-0.3, 0.3),
+        shading=(0.0, 0.7),
         defocus_prob=0.2,
         motion_prob=0.0,
         bayer_prob=0.0,
@@ -47,7 +42,7 @@ class AugmentConfig:
     """Second views of a frame, from which ranges are learned, are at most so much larger or smaller."""
     blackout_prob: float = 0.1
     """A dark patch at the lower edge, as the camera robot's own gun makes."""
-    clutter: tuple[int, int] = (0, 4)
+    clutter: tuple[int, int] = (0, 2)
     """So many patches of random texture are laid over a frame: places differ in what stands about."""
     clutter_size: Range = (0.05, 0.3)
     """Relative to the image's shorter side."""

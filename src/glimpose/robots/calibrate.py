@@ -70,13 +70,18 @@ def calibrate(
 
 
 def fit_scale(known: Sequence[Known], height_m: float | None = None) -> RangeScale:
-    """Fit log depth = log scale + exponent · log range, robustly; the exponent is 1 where distances hardly differ."""
+    """Fit log depth = log scale + exponent · log range, robustly; the exponent is 1 where distances hardly differ.
+
+    Distances are known and ranges are measured, so it's ranges that are fitted to distances, and the line is turned
+    round. The other way, what ranges are off by would flatten it, and everything would seem nearer to the middle.
+    """
     log_range, log_depth = np.array([(one.log_range, one.log_depth_per_focal) for one in known]).T
     exponent = 1.0
-    if np.ptp(log_depth) > math.log(MIN_SPREAD) and np.ptp(log_range) > 0:
-        exponent = float(theilslopes(log_depth, log_range).slope)
-        if not exponent > 0:
+    if np.ptp(log_depth) > math.log(MIN_SPREAD):
+        slope = float(theilslopes(log_range, log_depth).slope)
+        if not slope > 0:
             raise ValueError("the robot looks larger where it's farther away; check the order of images and distances")
+        exponent = 1 / slope
     return RangeScale(math.exp(np.median(log_depth - exponent * log_range)), exponent, height_m)
 
 
