@@ -31,7 +31,7 @@ from glimpose.robots.baselines import (
 )
 from glimpose.robots.estimator import DecodeConfig, find_robots, image_maps
 from glimpose.robots.labels import is_seen
-from glimpose.robots.pretexts import latent_pose
+from glimpose.robots.pretexts import LatentPose, WeightedBce, latent_pose
 from glimpose.robots.train import load_experiment
 from glimpose.training.checkpoint import load_checkpoint
 from glimpose.training.loop import TrainingConfig, _State
@@ -77,6 +77,19 @@ def test_baselines_share_the_interface_and_their_maps_can_be_decoded(room, prete
     sum(term.sum() for term in terms.values()).backward()
     robots = find_robots(image_maps({k: v.detach() for k, v in maps.items()}, 0), pretext.has_presence, DecodeConfig())
     assert np.isfinite(robots[0].uv_px).all()
+
+
+@pytest.mark.parametrize(
+    "pretext",
+    [*PRETEXTS, LatentPose(), WeightedBce(), WeightedBce(zoom_weight=1.0)],
+    ids=lambda pretext: f"{pretext.kind}-{getattr(pretext, 'mode', '')}",
+)
+def test_whatever_is_to_be_learned_has_a_gradient(room, pretext):
+    """Several processes would wait for it otherwise."""
+    network = pretext.build(SMALL, room.robot)
+    batch = batch_of()
+    sum(term.sum() for term in pretext.terms(network(batch["image"]), batch).values()).backward()
+    assert [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
 def test_labels_lower_the_loss_of_maps_that_agree_with_them(room):

@@ -137,7 +137,7 @@ class LedP:
 
     def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
         """Make the network."""
-        return led_fcn(network, robot, led=len(robot.leds))
+        return led_fcn(network, robot, learned=(), led=len(robot.leds))
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the masked squared error of the map, and the cross-entropy of the LED map's spatial mean."""
@@ -161,7 +161,7 @@ class Ednn:
 
     def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
         """Make the network."""
-        return led_fcn(network, robot)
+        return led_fcn(network, robot, learned=())
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the cross-entropy, weighted by the squared error."""
@@ -187,7 +187,9 @@ class AutoencoderPretext:
 
     def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
         """Make the network."""
-        return Autoencoder(self.bottleneck, self.encoder_rate if self.mode == "place" else 1.0)
+        model = Autoencoder(self.bottleneck, self.encoder_rate if self.mode == "place" else 1.0)
+        (model.decoder if self.mode == "place" else model.head).requires_grad_(False)
+        return model
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the mode's squared error."""

@@ -5,7 +5,7 @@ T robots, b×T×K of 0 and 1, and which of those T there are, b×T. They are pur
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -164,9 +164,17 @@ def zoom_error(maps: Maps, view_A: Tensor) -> Tensor:
     return error.index_copy(0, torch.arange(num_views, device=error.device), disagreement / log_zoom[:, 0].square())
 
 
-def led_fcn(network: LedFcnConfig, robot: LedRobot, **heads: int) -> LedFcn:
-    """Build the network with these heads beside that of positions."""
-    return LedFcn(network, {"position": 1, **heads}, robot.azimuths_rad.tolist(), robot.half_widths_rad.tolist())
+def led_fcn(
+    network: LedFcnConfig, robot: LedRobot, learned: Sequence[str] = ("no_robot", "arc_change"), **heads: int
+) -> LedFcn:
+    """Build the network with these heads beside that of positions; of what all pictures share, only some is learned.
+
+    What a loss takes no notice of must not wait for a gradient: several processes would wait for it forever.
+    """
+    model = LedFcn(network, {"position": 1, **heads}, robot.azimuths_rad.tolist(), robot.half_widths_rad.tolist())
+    for name in ("no_robot", "arc_change"):
+        model.get_parameter(name).requires_grad_(name in learned)
+    return model
 
 
 @dataclass(frozen=True)
@@ -213,7 +221,7 @@ class WeightedBce:
     def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
         """Make the network."""
         ranges = {"log_range": 1} if self.zoom_weight else {}
-        return led_fcn(network, robot, bearing=2, led=len(robot.leds), **ranges)
+        return led_fcn(network, robot, learned=(), bearing=2, led=len(robot.leds), **ranges)
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the loss and, where a range is learned, the zoom error."""
