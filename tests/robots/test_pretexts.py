@@ -13,11 +13,10 @@ from glimpose.robots.pretexts import (
     LatentPose,
     WeightedBce,
     bearing_divergence,
-    claim_cost,
-    dishonesty,
     latent_pose,
     log_led_likelihood,
     log_pose_prob,
+    unusual_doubt,
     weighted_bce,
     zoom_error,
 )
@@ -60,9 +59,7 @@ def there(led_on: torch.Tensor) -> torch.Tensor:
     return torch.ones(led_on.shape[:2], dtype=torch.float64)
 
 
-def brute_force(
-    maps: dict[str, torch.Tensor], led_on: torch.Tensor, certainty: float = 0.0, is_starting: bool = False
-) -> float:
+def brute_force(maps: dict[str, torch.Tensor], led_on: torch.Tensor, certainty: float = 0.0) -> float:
     """The facts' formula for one image and robot, slot by slot, without logarithms."""
     position, bearing, led = maps["position"][0], maps["bearing"][0], maps["led"][0]
     bins = bearing.shape[-1]
@@ -76,13 +73,12 @@ def brute_force(
     doubt = -led.sigmoid() * F.logsigmoid(led) - led.neg().sigmoid() * F.logsigmoid(-led)
     claims = {(*slot, k): math.exp(x) * float(seen[slot[1], k]) for slot, x in slots.items() for k in range(K)}
     usual = sum(claim * float(doubt[c, k]) for (c, _, k), claim in claims.items()) / sum(claims.values())
-    free = usual if is_starting else 0.0
     total = math.exp(maps["no_robot"].item()) / partition * 0.5**K
     for (c, psi), logit in slots.items():
         likelihood = 1.0
         for k in range(K):
             q, v = float(led[c, k].sigmoid()), float(seen[psi, k])
-            cost = certainty * max(0.0, float(doubt[c, k]) - free)
+            cost = certainty * max(0.0, float(doubt[c, k]) - usual)
             likelihood *= v * (q if led_on[k] else 1 - q) * math.exp(-cost) + (1 - v) / 2
         total += math.exp(logit) / partition * likelihood
     return -math.log(total)
@@ -91,9 +87,9 @@ def brute_force(
 @pytest.mark.parametrize("seed", range(3))
 def test_latent_pose_is_the_sum_over_all_slots(seed):
     maps, led_on = random_maps(seed, batch=1, num=12), random_states(seed, batch=1)
-    for how in ((0.0,), (1.3,), (1.3, True)):
-        expected = brute_force(maps, led_on[0, 0], *how)
-        assert latent_pose(maps, led_on, there(led_on), *how).item() == pytest.approx(expected, rel=1e-9)
+    for certainty in (0.0, 1.3):
+        expected = brute_force(maps, led_on[0, 0], certainty)
+        assert latent_pose(maps, led_on, there(led_on), certainty).item() == pytest.approx(expected, rel=1e-9)
 
 
 def test_probabilities_of_all_states_sum_to_one():
@@ -148,58 +144,24 @@ def test_claims_to_see_an_led_cost_what_is_asked_for():
             assert seen.item() == pytest.approx(-math.log(2) - cost)
 
 
-def test_at_first_a_claim_costs_what_is_beyond_that_of_leds_which_are_claimed_to_be_seen():
+def test_unusual_doubt_is_beyond_that_of_leds_which_are_claimed_to_be_seen():
     log_pose = torch.full((1, 3, 1), -60.0, dtype=torch.float64)
     log_pose[0, 0] = 0.0  # cell 0
     visibility = torch.tensor([[60.0, 60.0, -60.0, -60.0]], dtype=torch.float64)  # of LEDs 0 and 1
     led = torch.full((1, 3, K), 60.0, dtype=torch.float64)
     led[0, 0, 1:3] = 0.0  # anyone's guess: one that is seen, one that isn't
-    for is_starting, cost in ((True, math.log(2) / 2), (False, math.log(2))):  # one of two claims is a guess
-        expected = torch.zeros(1, 3, K, dtype=torch.float64)
-        expected[0, 0, 1:3] = cost
-        torch.testing.assert_close(claim_cost(led, visibility, log_pose, is_starting), expected)
+    # Usual is ln 2 / 2, for one of two claims is a guess.
+    expected = torch.zeros(1, 3, K, dtype=torch.float64)
+    expected[0, 0, 1:3] = math.log(2) / 2
+    torch.testing.assert_close(unusual_doubt(led, visibility, log_pose), expected)
 
 
-def test_claims_cost_nothing_at_first_while_nothing_is_known():
+def test_no_doubt_is_unusual_while_nothing_is_known():
     maps, led_on = random_maps(6), random_states(6)
     maps["led"] = torch.zeros_like(maps["led"])
     torch.testing.assert_close(
-        latent_pose(maps, led_on, there(led_on), 2.0, is_starting=True), latent_pose(maps, led_on, there(led_on))
+        latent_pose(maps, led_on, there(led_on), certainty=2.0), latent_pose(maps, led_on, there(led_on))
     )
-
-
-def test_honest_maps_say_how_often_an_led_is_on():
-    """At a cell where a hidden LED is on in three of four pictures, nothing is better than saying so."""
-    led_on = torch.tensor([1.0, 1.0, 0.0, 1.0], dtype=torch.float64).view(4, 1, 1)
-    position = torch.tensor([[30.0, 0.0]], dtype=torch.float64).expand(4, -1)
-
-    def loss(logit: float) -> float:
-        led = torch.full((4, 2, 1), logit, dtype=torch.float64)
-        return float(dishonesty({"position": position, "led": led}, led_on, there(led_on)).mean())
-
-    best = min((loss(logit), logit) for logit in torch.linspace(-4, 4, 161).tolist())
-    assert best[1] == pytest.approx(math.log(3), abs=0.05)
-    assert best[0] == pytest.approx(-0.75 * math.log(0.75) - 0.25 * math.log(0.25), abs=1e-3)
-
-
-def test_each_of_two_robots_is_answered_for_by_the_cells_that_tell_its_states():
-    led_on = torch.tensor([[[1.0, 1.0], [0.0, 0.0]]], dtype=torch.float64)
-    maps = {
-        "position": torch.zeros(1, 2, dtype=torch.float64),
-        "led": torch.tensor([[[20.0, 20.0], [-20.0, -20.0]]], dtype=torch.float64),
-    }
-    assert dishonesty(maps, led_on, there(led_on)).item() == pytest.approx(0, abs=1e-6)
-    alone = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
-    assert dishonesty(maps, led_on, alone).item() == pytest.approx(20, rel=1e-3)  # one of two cells is all wrong
-    assert dishonesty(maps, led_on, 0 * alone).item() == 0
-
-
-def test_honesty_moves_led_maps_only():
-    maps, led_on = random_maps(7), random_states(7, robots=2)
-    inputs = [maps["position"].requires_grad_(), maps["led"].requires_grad_()]
-    position, led = torch.autograd.grad(dishonesty(maps, led_on, there(led_on)).sum(), inputs, allow_unused=True)
-    assert position is None
-    assert led.abs().max() > 0
 
 
 def test_bearings_diverge_from_any_side_by_their_certainty_where_the_robot_is():

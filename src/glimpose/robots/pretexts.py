@@ -68,53 +68,34 @@ def log_led_likelihood(led: Tensor, visibility: Tensor, led_on: Tensor, cost: Te
     return total
 
 
-def claim_cost(led: Tensor, visibility: Tensor, log_pose: Tensor, is_starting: bool) -> Tensor:
-    """What it costs to claim that an LED is seen: the entropy of its state, b×n×K.
+def unusual_doubt(led: Tensor, visibility: Tensor, log_pose: Tensor) -> Tensor:
+    """How much the entropy of each LED's state exceeds the usual one: b×n×K, 0 where it doesn't.
 
-    A hidden LED is explained as well by "seen, but it could be either" as by "hidden", so nothing else would keep a
-    bearing from claiming to see it. While nothing is known "nothing is seen" would be the best answer of all, and
-    nothing would ever be learned: while training starts, what is usual is free, which is the mean over all claims.
+    Hidden LEDs are explained as well by "seen, but it could be either" as by "hidden", so nothing would keep a bearing
+    from claiming to see them; hence claims cost what they are in doubt. Usual is the mean over all claims of the batch,
+    a constant for the gradient: while nothing is known everything is as usual, so a network can begin to learn.
     """
+    doubt = F.binary_cross_entropy_with_logits(led, led.sigmoid(), reduction="none")
     with torch.no_grad():
-        entropy = F.binary_cross_entropy_with_logits(led, led.sigmoid(), reduction="none")
-        if not is_starting:
-            return entropy
         claimed = log_pose.exp() @ visibility.sigmoid()  # b×n×K
-        usual = (claimed * entropy).sum() / claimed.sum().clamp(min=1e-6)
-        return (entropy - usual).clamp(min=0)
+        usual = (claimed * doubt).sum() / claimed.sum().clamp(min=1e-6)
+    return (doubt - usual).clamp(min=0)
 
 
-def latent_pose(
-    maps: Maps, led_on: Tensor, is_there: Tensor, certainty: float = 0.0, is_starting: bool = False
-) -> Tensor:
+def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor, certainty: float = 0.0) -> Tensor:
     """Negative log-likelihood of the LED states with the pose as a latent variable, summed over the robots.
 
-    p(l) = π₀ 2^-K + Σ π(cell, ψ) Π_k [v_k(ψ) Bern(l_k; q_k(cell)) e^(-β cost_k) + (1 − v_k(ψ)) / 2], the sum over all
-    levels' cells and all bearings, β being the ``certainty`` asked for (see `claim_cost`).
+    p(l) = π₀ 2^-K + Σ π(cell, ψ) Π_k [v_k(ψ) Bern(l_k; q_k(cell)) e^(-β max(0, H(q_k) − H₀)) + (1 − v_k(ψ)) / 2], the
+    sum over all levels' cells and all bearings, β being the ``certainty`` asked for and H₀ the usual doubt.
     """
     log_pose, log_nothing = log_pose_prob(maps)
     bearing_rad = bin_bearings_rad(log_pose.shape[-1]).to(log_pose)
     visibility = visibility_logits(maps["visibility"], bearing_rad)
-    cost = certainty * claim_cost(maps["led"], visibility, log_pose, is_starting) if certainty else 0.0
+    cost = certainty * unusual_doubt(maps["led"], visibility, log_pose) if certainty else 0.0
     by_pose = log_pose[:, None] + log_led_likelihood(maps["led"], visibility, led_on, cost)
     by_chance = log_nothing[:, None] - led_on.shape[-1] * math.log(2)
     log_prob = torch.logaddexp(by_pose.flatten(2).logsumexp(-1), by_chance)
     return -(log_prob * is_there).sum(1)
-
-
-def dishonesty(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
-    """Cross-entropy of all LEDs' states where robots would be, whether or not they can be seen: b.
-
-    `latent_pose` asks nothing of an LED's map where the LED is hidden, so maps would make a guess, sure of itself, and
-    a bearing that claims to see the LED would win as often as it loses. Of several robots' states, a cell answers for
-    those that it tells best. Where robots are is taken as given.
-    """
-    position, led = maps["position"].detach(), maps["led"]
-    targets = led_on[:, :, None].expand(-1, -1, led.shape[1], -1)
-    wrong = F.binary_cross_entropy_with_logits(led[:, None].expand_as(targets), targets, reduction="none").sum(-1)
-    fit = -wrong.detach().masked_fill(is_there[..., None] == 0, math.inf)
-    answers = is_there[..., None] * fit.softmax(1).nan_to_num()  # b×T×n
-    return (position.softmax(-1)[:, None] * answers * wrong).sum((1, 2))
 
 
 def weighted_bce(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
@@ -186,11 +167,9 @@ class LatentPose:
     """Directions from which a robot is told apart to be seen."""
     zoom_weight: float = 1.0
     certainty: float = 1.0
-    """How much it costs to claim that an LED is seen whose state is in doubt."""
+    """How much it costs to claim that an LED is seen whose state is more in doubt than is usual."""
     doubt_weight: float = 0.1
     """Of the bearing's divergence from "any side": what has once settled on a wrong side hardly learns otherwise."""
-    honesty_weight: float = 0.3
-    """Of the cross-entropy of all LEDs' states, hidden ones too."""
     scale_m: ClassVar[float | None] = None
     has_presence: ClassVar[bool] = True
 
@@ -199,14 +178,10 @@ class LatentPose:
         return led_fcn(network, robot, bearing=self.num_bins, led=len(robot.leds), log_range=1)
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the likelihood, how dishonest LED maps are, the zoom error, and how sure bearings are."""
-        states = batch["led_on"], batch["is_there"]
-        return {
-            "led": latent_pose(maps, *states, self.certainty, is_starting="glow_weight" in batch),
-            "dishonesty": self.honesty_weight * dishonesty(maps, *states),
-            "zoom": self.zoom_weight * zoom_error(maps, batch["view_A"]),
-            "doubt": self.doubt_weight * bearing_divergence(maps),
-        }
+        """Give the likelihood, the zoom error, and how sure bearings are."""
+        led = latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty)
+        zoom = zoom_error(maps, batch["view_A"])
+        return {"led": led, "zoom": self.zoom_weight * zoom, "doubt": self.doubt_weight * bearing_divergence(maps)}
 
 
 @dataclass(frozen=True)
