@@ -132,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
         help="robots: from base to base; one for all images, or one for each",
     )
     calibrate.add_argument("--camera", type=Path, help="robots: JSON or recording of this camera")
+    calibrate.add_argument(
+        "--frames",
+        type=Path,
+        metavar="RECORDING",
+        help="robots: also spread bearings evenly over this recording, in which all sides are seen equally often",
+    )
     calibrate.add_argument("--config", type=Path, help=f"objects: {CONFIG_HELP}")
     calibrate.add_argument("--num", type=int, default=60, help="objects: photographs made up (default: %(default)s)")
     calibrate.set_defaults(run=run_calibrate, overrides=[])
@@ -316,7 +322,8 @@ def _evaluate_robots(args: argparse.Namespace) -> None:
 def run_calibrate(args: argparse.Namespace) -> None:
     """Store in a checkpoint what its numbers mean.
 
-    Robots: what turns ranges into metres, from images with a robot at a known distance. Objects: the probability that a
+    Robots: what turns ranges into metres, from images with a robot at a known distance, and with --frames what turns
+    bearings, which crowd where most LEDs are seen, into ones that are spread evenly. Objects: the probability that a
     pose found with --search is right, from photographs made up of the CAD models in --config.
     """
     from glimpose.training.checkpoint import load_checkpoint
@@ -334,8 +341,10 @@ def run_calibrate(args: argparse.Namespace) -> None:
     missing = [f"--{name}" for name in ("distance", "camera") if getattr(args, name) is None]
     if missing or not args.images:
         raise ValueError(f"{', '.join(missing) or 'images'}: missing; a robot's scale comes from its known distance")
-    from glimpose.robots.calibrate import calibrate
+    from glimpose.robots.calibrate import calibrate, equalize
 
+    if args.frames is not None:
+        equalize(args.checkpoint, args.frames)
     print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera).scale_m:.6g}")
 
 

@@ -5,12 +5,23 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
 from glimpose.data.led_h5_writer import ml_row
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
 from glimpose.robots.calibrate import Known, depth_at_distance, fit_scale
-from glimpose.robots.estimator import DecodeConfig, base_axes, find_robots, in_photograph, joint_of_light, place, ray
+from glimpose.robots.estimator import (
+    BearingCurve,
+    DecodeConfig,
+    base_axes,
+    find_robots,
+    in_photograph,
+    joint_of_light,
+    place,
+    ray,
+)
 from glimpose.robots.leds import Led, LedRobot
 
 CONFIG = LedFcnConfig(num_scales=3)
@@ -182,6 +193,36 @@ def test_uncertain_ranges_do_not_flatten_how_they_grow():
     sightings = [known(math.exp(log_depth), 1.4) for log_depth in rng.uniform(math.log(0.5), math.log(4), 400)]
     noisy = [replace(one, log_range=one.log_range + rng.normal(0, 0.15)) for one in sightings]
     assert fit_scale(noisy).exponent == pytest.approx(1.4, rel=0.03)
+
+
+def crowded(bearing_rad: np.ndarray) -> np.ndarray:
+    """What a network says that keeps away from the front and the rear; steady, and the same on both sides."""
+    return bearing_rad + 0.35 * np.sin(2 * bearing_rad)
+
+
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_bearings_are_spread_evenly_over_what_was_seen_from_everywhere(is_symmetric):
+    true_rad = np.random.default_rng(0).uniform(-math.pi, math.pi, 2000)
+    curve = BearingCurve.fitted(crowded(true_rad), is_symmetric)
+    for bearing_rad in np.linspace(-3.1, 3.1, 40):
+        found = curve(crowded(bearing_rad))
+        assert -math.pi <= found <= math.pi
+        assert abs(math.remainder(found - bearing_rad, 2 * math.pi)) < 0.12
+    assert np.isnan(curve(math.nan))
+
+
+def test_bearings_that_are_spread_evenly_stay_nearly_as_they_are():
+    true_rad = np.random.default_rng(1).uniform(-math.pi, math.pi, 2000)
+    curve = BearingCurve.fitted(true_rad, is_symmetric=False)
+    assert max(abs(math.remainder(curve(x) - x, 2 * math.pi)) for x in np.linspace(-math.pi, math.pi, 50)) < 0.12
+
+
+@given(st.lists(st.integers(-180, 179), min_size=8, max_size=40, unique=True), st.booleans())
+def test_any_bearing_curve_is_steady_and_goes_round_once(bearings_deg, is_symmetric):
+    curve = BearingCurve.fitted(np.radians(bearings_deg), is_symmetric)
+    turned = np.unwrap([curve(x) for x in np.linspace(-math.pi, math.pi, 721)])
+    assert (np.diff(turned) > -1e-9).all()
+    assert turned[-1] - turned[0] == pytest.approx(2 * math.pi, abs=1e-6)
 
 
 def test_a_robot_that_looks_larger_farther_away_is_refused():

@@ -115,6 +115,35 @@ def test_calibration_puts_the_robot_at_the_distance_and_changes_nothing_else(fol
     assert read_robot_poses(folder / "poses.csv")[0].frame == "0.png"
 
 
+def test_bearings_are_equalised_over_a_recording(folder, room):
+    path = folder / "model.safetensors"
+    sure(path)
+    argv = ["calibrate", path, folder / "images" / "0.png", "--distance", "1.5", "--camera", room.recording]
+    assert main([*map(str, argv), "--frames", str(room.recording)]) == 0
+    before, after = (folder / "run" / "best.safetensors", path)
+    for which in (before, after):
+        out = folder / f"{which.stem}.csv"
+        assert main(["predict", str(which), str(room.recording), "--out", str(out)]) == 0
+    bearings = [read_robot_poses(folder / f"{name}.csv") for name in ("best", "model")]
+    plain, equal = (np.radians([pose.values["bearing_deg"] for pose in poses if pose.robot_index == 0]) for poses in bearings)
+
+    def crowding(bearing_rad: np.ndarray) -> float:
+        counts, _ = np.histogram(np.abs(bearing_rad), np.linspace(0, np.pi, 7))
+        return counts.std() / counts.mean()
+
+    assert crowding(equal) < 0.5 * crowding(plain)
+
+
+def test_too_few_robots_to_equalise_over_are_refused(folder, room, capsys):
+    path = folder / "model.safetensors"
+    checkpoint = load_checkpoint(path)
+    tensors = {**checkpoint.tensors, "model.no_robot": checkpoint.tensors["model.no_robot"] + 50}
+    save_tensors(path, tensors, checkpoint.metadata)
+    argv = ["calibrate", path, folder / "images" / "0.png", "--distance", "1", "--camera", room.recording]
+    assert "found in 0 of 120 frames" in refused(capsys, [*argv, "--frames", room.recording])
+    assert "bearing_knots_rad" not in load_checkpoint(path).metadata
+
+
 def test_calibrating_on_an_image_without_a_robot_is_refused(folder, room, capsys):
     path = folder / "model.safetensors"
     checkpoint = load_checkpoint(path)

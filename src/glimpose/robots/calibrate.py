@@ -1,4 +1,4 @@
-"""From robots at known distances to what turns ranges into metres."""
+"""From robots at known distances to what turns ranges into metres; from many frames to evenly spread bearings."""
 
 import logging
 import math
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 from scipy.stats import theilslopes
+from tqdm import tqdm
 
 from glimpose.data.files import read_image
-from glimpose.data.led_h5 import RobotCamera
+from glimpose.data.led_h5 import RobotCamera, open_recording
 from glimpose.data.robot_poses import read_robot_camera
-from glimpose.robots.estimator import RangeScale, RobotEstimator, base_axes, focal_px, in_photograph, ray
+from glimpose.robots.estimator import BearingCurve, RangeScale, RobotEstimator, base_axes, focal_px, in_photograph, ray
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,10 @@ MIN_PRESENCE = 0.5
 """Less sure sightings are no ground to calibrate on."""
 MIN_SPREAD = 1.5
 """Farthest over nearest distance from which on images also tell how ranges grow with distances."""
+MOST_FRAMES = 1000
+"""Of a recording that bearings are equalised over."""
+LEAST_SIGHTINGS = 100
+"""Fewer robots don't tell how often each side is seen."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,30 @@ def calibrate(
     content = load_checkpoint(checkpoint)
     save_tensors(checkpoint, content.tensors, {**content.metadata, **vars(found)})
     return found
+
+
+def equalize(checkpoint: Path, frames: Path) -> BearingCurve:
+    """Store in the checkpoint what makes bearings equally frequent over a recording's frames; returns it.
+
+    Nothing is known of the frames but that the robots drove about, and so were seen from all sides equally often.
+
+    :raises ValueError: where the network finds a robot in too few of them, or tells no bearings.
+    """
+    estimator, recording = RobotEstimator.from_checkpoint(checkpoint), open_recording(frames, allow_constant_leds=True)
+    rows = range(0, len(recording), -(-len(recording) // MOST_FRAMES))
+    seen = [estimator.sight(recording.image(i))[0] for i in tqdm(rows, desc="equalize", unit="image", disable=None)]
+    bearings_rad = np.array([one.bearing_rad for one in seen if one.presence >= MIN_PRESENCE])
+    if np.isnan(bearings_rad).any():
+        raise ValueError(f"{checkpoint}: tells no bearings that could be equalised")
+    if len(bearings_rad) < LEAST_SIGHTINGS:
+        raise ValueError(
+            f"{frames}: a robot was found in {len(bearings_rad)} of {len(seen)} frames, expected {LEAST_SIGHTINGS}; "
+            "give a longer recording"
+        )
+    curve = BearingCurve.fitted(bearings_rad, estimator.model.robot.is_symmetric)
+    content = load_checkpoint(checkpoint)
+    save_tensors(checkpoint, content.tensors, {**content.metadata, **vars(curve)})
+    return curve
 
 
 def fit_scale(known: Sequence[Known], height_m: float | None = None) -> RangeScale:

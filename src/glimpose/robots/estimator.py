@@ -152,6 +152,35 @@ class RangeScale:
 
 
 @dataclass(frozen=True)
+class BearingCurve:
+    """Turns a network's bearings, which crowd where most LEDs are seen, into ones from all sides equally often."""
+
+    bearing_knots_rad: tuple[float, ...]
+    """What the network says at bearings that are evenly spaced over a turn; ascending within -π to π."""
+    bearing_offset_rad: float = 0.0
+    """Of the evenly spaced ones."""
+
+    @classmethod
+    def fitted(cls, bearings_rad: np.ndarray, is_symmetric: bool, num_knots: int = 32) -> "BearingCurve":
+        """Fit it to the bearings of a robot that was seen from everywhere; a symmetric one's curve is symmetric."""
+        seen = np.sort(np.concatenate([bearings_rad, -bearings_rad]) if is_symmetric else bearings_rad)
+        knots = np.quantile(seen, (np.arange(num_knots) + 0.5) / num_knots)
+        apart = float(np.angle(np.exp(1j * (knots - cls._even(num_knots))).mean()))
+        return cls(tuple(knots.tolist()), apart)
+
+    def __call__(self, bearing_rad: float) -> float:
+        """Move a bearing to where it is likely to be: -π to π; NaN stays NaN."""
+        turns = 2 * math.pi * np.array([[-1], [0], [1]])
+        even = self._even(len(self.bearing_knots_rad)) + self.bearing_offset_rad
+        moved_rad = np.interp(bearing_rad, (self.bearing_knots_rad + turns).ravel(), (even + turns).ravel())
+        return math.atan2(math.sin(moved_rad), math.cos(moved_rad))
+
+    @staticmethod
+    def _even(num: int) -> np.ndarray:
+        return 2 * math.pi * ((np.arange(num) + 0.5) / num) - math.pi
+
+
+@dataclass(frozen=True)
 class RobotModel:
     """All that a network is built from; stored in every checkpoint."""
 
@@ -173,11 +202,13 @@ class RobotEstimator:
         model: RobotModel,
         scale: RangeScale | None,
         config: DecodeConfig | None = None,
+        bearing_curve: BearingCurve | None = None,
     ) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
         self.scale = scale
         self.config = config or DecodeConfig()
+        self.bearing_curve = bearing_curve
 
     @classmethod
     def from_checkpoint(cls, path: Path, config: DecodeConfig | None = None, device: str = "cpu") -> "RobotEstimator":
@@ -189,11 +220,17 @@ class RobotEstimator:
         model = from_dict(RobotModel, checkpoint.metadata["model"], where=f"{path}, model")
         network = model.build()
         load_weights(network, checkpoint.group("model"), path)
-        scale = None
+
+        def stored(what: type[RangeScale] | type[BearingCurve]) -> dict:
+            names = [field.name for field in fields(what) if field.name in checkpoint.metadata]
+            return {name: checkpoint.metadata[name] for name in names}
+
+        scale = curve = None
         if checkpoint.metadata["scale_m"] is not None:
-            names = [field.name for field in fields(RangeScale) if field.name in checkpoint.metadata]
-            scale = from_dict(RangeScale, {name: checkpoint.metadata[name] for name in names}, where=str(path))
-        return cls(network.to(device), model, scale, config)
+            scale = from_dict(RangeScale, stored(RangeScale), where=str(path))
+        if "bearing_knots_rad" in checkpoint.metadata:
+            curve = from_dict(BearingCurve, stored(BearingCurve), where=str(path))
+        return cls(network.to(device), model, scale, config, curve)
 
     @torch.inference_mode()
     def sight(self, image: np.ndarray) -> list[Sighting]:
@@ -217,18 +254,19 @@ class RobotEstimator:
     def _place(self, seen: Sighting, width: int, height: int, camera: RobotCamera | None) -> RobotEstimate:
         input_scale = self.model.network.input_scale
         uv_px = in_photograph(seen.uv_px, width, height, input_scale)
+        bearing_rad = self.bearing_curve(seen.bearing_rad) if self.bearing_curve else seen.bearing_rad
         pose = cam_T_robot = distance_m = None
         if self.scale is not None and camera is not None:
             depth_m = self.scale.depth_m(seen.log_range, focal_px(camera) * input_scale)
             if self.scale.height_m is not None:
                 height_m, robot = self.scale.height_m, self.model.robot
-                uv_px, depth_m = joint_of_light(uv_px, depth_m, seen.bearing_rad, height_m, camera, robot)
-            pose, cam_T_robot = place(uv_px, depth_m, seen.bearing_rad, camera, self.model.robot)
+                uv_px, depth_m = joint_of_light(uv_px, depth_m, bearing_rad, height_m, camera, robot)
+            pose, cam_T_robot = place(uv_px, depth_m, bearing_rad, camera, self.model.robot)
             distance_m = float(np.hypot(*pose[:2]))
         return RobotEstimate(
             uv_px,
             seen.presence,
-            seen.bearing_rad,
+            bearing_rad,
             seen.bearing_spread_rad,
             seen.led_prob,
             distance_m,

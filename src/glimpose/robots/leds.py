@@ -87,7 +87,23 @@ class LedRobot:
         """For each LED the index of the one that takes its place in a mirror image (left and right swapped)."""
         return tuple(self._mirror(led) for led in self.leds)
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether every LED has one that takes its place in a mirror image."""
+        return all(len(self._twins(led)) == 1 for led in self.leds)
+
     def _mirror(self, led: Led) -> int:
+        found = self._twins(led)
+        if len(found) != 1:
+            names = ", ".join(self.leds[i].name for i in found) or "none"
+            raise ValueError(
+                f"{self.name}: the mirror image of LED {led.name} could be {names}; pictures can't be flipped. "
+                "Give LEDs their position_m, or switch flips off"
+            )
+        return found[0]
+
+    def _twins(self, led: Led) -> list[int]:
+        """Find LEDs that are where the mirror image of this one is."""
         found = []
         for i, other in enumerate(self.leds):
             turn = (other.azimuth_deg + led.azimuth_deg + 180) % 360 - 180
@@ -96,13 +112,7 @@ class LedRobot:
                 distance_m = float(np.linalg.norm(np.array(led.position_m) * [1, -1, 1] - other.position_m))
             if abs(turn) <= MIRROR_TOLERANCE_DEG and distance_m <= MIRROR_TOLERANCE_M:
                 found.append(i)
-        if len(found) != 1:
-            names = ", ".join(self.leds[i].name for i in found) or "none"
-            raise ValueError(
-                f"{self.name}: the mirror image of LED {led.name} could be {names}; pictures can't be flipped. "
-                "Give LEDs their position_m, or switch flips off"
-            )
-        return found[0]
+        return found
 
 
 def load_leds(robot: Path, beside: Path | None = None) -> LedRobot:
