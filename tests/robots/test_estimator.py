@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
 from glimpose.data.led_h5_writer import ml_row
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
+from glimpose.robots import estimator as estimator_module
 from glimpose.robots.calibrate import Known, depth_at_distance, fit_scale
 from glimpose.robots.estimator import (
     BearingCurve,
     DecodeConfig,
+    RobotEstimator,
+    RobotModel,
+    Sighting,
     base_axes,
     find_robots,
     in_photograph,
@@ -23,6 +27,7 @@ from glimpose.robots.estimator import (
     ray,
 )
 from glimpose.robots.leds import Led, LedRobot
+from glimpose.robots.pretexts import LatentPose
 
 CONFIG = LedFcnConfig(num_scales=3)
 GRID = pyramid_grid(180, 320, CONFIG)
@@ -193,6 +198,66 @@ def test_uncertain_ranges_do_not_flatten_how_they_grow():
     sightings = [known(math.exp(log_depth), 1.4) for log_depth in rng.uniform(math.log(0.5), math.log(4), 400)]
     noisy = [replace(one, log_range=one.log_range + rng.normal(0, 0.15)) for one in sightings]
     assert fit_scale(noisy).exponent == pytest.approx(1.4, rel=0.03)
+
+
+def sighting(u: float = 40.0, v: float = 30.0, bearing_deg: float = 20.0, spread_deg: float = 15.0) -> Sighting:
+    led_prob = np.array([0.9, 0.2, 0.6, 0.1])
+    return Sighting(np.array([u, v]), 0.8, math.radians(bearing_deg), math.radians(spread_deg), 0.3, led_prob)
+
+
+SWAPPED = (0, 1, 3, 2)
+
+
+def test_a_mirror_image_shows_the_other_side():
+    seen = sighting()
+    there = seen.mirrored(100, SWAPPED)
+    np.testing.assert_allclose(there.uv_px, [59, 30])
+    assert there.bearing_rad == -seen.bearing_rad
+    np.testing.assert_allclose(there.led_prob, [0.9, 0.2, 0.1, 0.6])
+    back = there.mirrored(100, SWAPPED)
+    np.testing.assert_allclose(back.uv_px, seen.uv_px)
+    np.testing.assert_allclose(back.led_prob, seen.led_prob)
+
+
+def test_averages_are_of_the_same_robot_only():
+    seen = sighting()
+    assert seen.averaged([sighting(u=80.0), sighting(v=60.0)]) is seen
+    same = seen.averaged([sighting(u=80.0), sighting()])
+    assert same.bearing_rad == pytest.approx(seen.bearing_rad)
+    assert same.bearing_spread_rad == pytest.approx(seen.bearing_spread_rad)
+    other = seen.averaged([sighting(u=44.0, v=28.0, bearing_deg=40.0)])
+    np.testing.assert_allclose(other.uv_px, [42, 29])
+    assert math.degrees(other.bearing_rad) == pytest.approx(30)
+    assert other.bearing_spread_rad > seen.bearing_spread_rad
+    surer = seen.averaged([sighting(bearing_deg=-40.0, spread_deg=90.0)])
+    assert -10 < math.degrees(surer.bearing_rad) < 20
+    behind = sighting(bearing_deg=175.0).averaged([sighting(bearing_deg=-175.0)])
+    assert abs(math.degrees(behind.bearing_rad)) == pytest.approx(180)
+
+
+def test_what_is_averaged_may_be_missing():
+    blank = replace(sighting(bearing_deg=math.nan, spread_deg=math.nan), led_prob=np.zeros(0))
+    found = blank.mirrored(100, ()).mirrored(100, ()).averaged([blank])
+    assert math.isnan(found.bearing_rad)
+    assert found.log_range == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_picture_and_its_mirror_image_show_the_same(seed, monkeypatch):
+    monkeypatch.setattr(estimator_module, "SAME_ROBOT_PX", math.inf)  # an untrained network sees it anywhere
+    torch.manual_seed(seed)
+    leds = tuple(Led(name, azimuth_deg) for name, azimuth_deg in (("f", 0), ("b", 180), ("l", 90), ("r", -90)))
+    robot = LedRobot("four", leds, (0.0, 0.0, 0.1))
+    model = RobotModel(robot, LedFcnConfig(input_scale=1.0, num_scales=2, channels=(8,) * 7), LatentPose())
+    estimator = RobotEstimator(model.build(), model, None, DecodeConfig(max_robots=1))
+    image = np.random.default_rng(seed).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    (seen,), (there,) = estimator.sight(image), estimator.sight(np.ascontiguousarray(image[:, ::-1]))
+    back = there.mirrored(96, robot.mirrored)
+    np.testing.assert_allclose(back.uv_px, seen.uv_px, atol=1e-3)
+    assert math.remainder(back.bearing_rad - seen.bearing_rad, 2 * math.pi) == pytest.approx(0, abs=1e-4)
+    np.testing.assert_allclose(back.led_prob, seen.led_prob, atol=1e-5)
+    alone = RobotEstimator(estimator.network, model, None, DecodeConfig(max_robots=1, mirror=False)).sight(image)[0]
+    assert np.linalg.norm(alone.uv_px - seen.uv_px) > 0
 
 
 def crowded(bearing_rad: np.ndarray) -> np.ndarray:

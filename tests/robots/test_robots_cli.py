@@ -125,7 +125,9 @@ def test_bearings_are_equalised_over_a_recording(folder, room):
         out = folder / f"{which.stem}.csv"
         assert main(["predict", str(which), str(room.recording), "--out", str(out)]) == 0
     bearings = [read_robot_poses(folder / f"{name}.csv") for name in ("best", "model")]
-    plain, equal = (np.radians([pose.values["bearing_deg"] for pose in poses if pose.robot_index == 0]) for poses in bearings)
+    plain, equal = (
+        np.radians([pose.values["bearing_deg"] for pose in poses if pose.robot_index == 0]) for poses in bearings
+    )
 
     def crowding(bearing_rad: np.ndarray) -> float:
         counts, _ = np.histogram(np.abs(bearing_rad), np.linspace(0, np.pi, 7))
