@@ -73,14 +73,14 @@ class CurriculumConfig:
     start: float = 0.0
     """Difficulty of the first step's scenes."""
 
-    def hardest(self, index: int) -> float:
-        """Return the difficulty of batch ``index``'s hardest scenes; its samples are uniform between 0 and that.
+    def hardest(self, step: float) -> float:
+        """Return the difficulty of the hardest scenes of a step; its samples are uniform between 0 and that.
 
-        Negative indices are for validation, which is as hard as it gets from the beginning.
+        Negative steps are for validation, which is as hard as it gets from the beginning.
         """
-        if index < 0:
+        if step < 0:
             return 1.0
-        return min(1.0, self.start + (1 - self.start) * index / self.steps) if self.steps else 1.0
+        return min(1.0, self.start + (1 - self.start) * step / self.steps) if self.steps else 1.0
 
 
 def draw_samples(
@@ -96,6 +96,9 @@ def draw_samples(
 
 class ValidatedBatches(Dataset[Batch], ABC):
     """Batches by their index, and one that is validated on."""
+
+    batches_per_step: int = 1
+    """As many as there are processes."""
 
     @abstractmethod
     def validation(self) -> Batch:
@@ -154,7 +157,7 @@ class SynthesisBatches(ValidatedBatches):
 
     def draw(self, index: int, windows: int, crops: int) -> Batch:
         """Draw a batch of any size; negative indices are kept for validation."""
-        hardest = self.curriculum.hardest(index)
+        hardest = self.curriculum.hardest(index / self.batches_per_step)
         seed = [self.batch.seed, abs(index), int(index < 0)]
         batch: Batch = {}
         if windows:
@@ -187,6 +190,7 @@ class SynthesisTask(ABC):
 
     def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[Batch]:
         """Batches of steps start_step.. for one of several processes."""
+        self.batches.batches_per_step = world_size
         return load_batches(self.batches, start_step, num_steps, rank, world_size, self.num_workers)
 
     @torch.no_grad()
