@@ -85,7 +85,7 @@ def test_baselines_share_the_interface_and_their_maps_can_be_decoded(room, prete
     ids=lambda pretext: f"{pretext.kind}-{getattr(pretext, 'mode', '')}",
 )
 def test_whatever_is_to_be_learned_has_a_gradient(room, pretext):
-    """Several processes would wait for it otherwise."""
+    """Several processes refuse to train what has none."""
     network = pretext.build(SMALL, room.robot)
     batch = batch_of()
     sum(term.sum() for term in pretext.terms(network(batch["image"]), batch).values()).backward()

@@ -64,15 +64,16 @@ def refused(capsys, argv: list) -> str:
     return message.strip().splitlines()[-1]
 
 
-def sure(path) -> None:
-    """Make a network sure that there is a robot."""
+def make_sure(path, there: bool) -> None:
+    """Make a network sure that there is a robot, or that there is none."""
     checkpoint = load_checkpoint(path)
-    tensors = {**checkpoint.tensors, "model.no_robot": checkpoint.tensors["model.no_robot"] - 50}
+    shift = -50 if there else 50
+    tensors = {**checkpoint.tensors, "model.no_robot": checkpoint.tensors["model.no_robot"] + shift}
     save_tensors(path, tensors, checkpoint.metadata)
 
 
 def test_from_a_recording_to_scores(folder, room):
-    sure(folder / "model.safetensors")
+    make_sure(folder / "model.safetensors", there=True)
     argv = ["calibrate", folder / "model.safetensors", folder / "images" / "0.png", folder / "images" / "1.png"]
     assert main([*map(str, argv), "--distance", "1.5", "--camera", str(room.recording)]) == 0
     poses = str(folder / "poses.csv")
@@ -98,7 +99,7 @@ def test_uncalibrated_distances_say_so(folder, room):
 
 def test_calibration_puts_the_robot_at_the_distance_and_changes_nothing_else(folder, room):
     path = folder / "model.safetensors"
-    sure(path)
+    make_sure(path, there=True)
     before = load_checkpoint(path)
     calibrate(path, [folder / "images" / "0.png"], [1.7], room.recording)
     after = load_checkpoint(path)
@@ -117,7 +118,7 @@ def test_calibration_puts_the_robot_at_the_distance_and_changes_nothing_else(fol
 
 def test_bearings_are_equalised_over_a_recording(folder, room):
     path = folder / "model.safetensors"
-    sure(path)
+    make_sure(path, there=True)
     argv = ["calibrate", path, folder / "images" / "0.png", "--distance", "1.5", "--camera", room.recording]
     assert main([*map(str, argv), "--frames", str(room.recording)]) == 0
     before, after = (folder / "run" / "best.safetensors", path)
@@ -138,9 +139,7 @@ def test_bearings_are_equalised_over_a_recording(folder, room):
 
 def test_too_few_robots_to_equalise_over_are_refused(folder, room, capsys):
     path = folder / "model.safetensors"
-    checkpoint = load_checkpoint(path)
-    tensors = {**checkpoint.tensors, "model.no_robot": checkpoint.tensors["model.no_robot"] + 50}
-    save_tensors(path, tensors, checkpoint.metadata)
+    make_sure(path, there=False)
     argv = ["calibrate", path, folder / "images" / "0.png", "--distance", "1", "--camera", room.recording]
     assert "found in 0 of 120 frames" in refused(capsys, [*argv, "--frames", room.recording])
     assert "bearing_knots_rad" not in load_checkpoint(path).metadata
@@ -148,9 +147,7 @@ def test_too_few_robots_to_equalise_over_are_refused(folder, room, capsys):
 
 def test_calibrating_on_an_image_without_a_robot_is_refused(folder, room, capsys):
     path = folder / "model.safetensors"
-    checkpoint = load_checkpoint(path)
-    tensors = {**checkpoint.tensors, "model.no_robot": checkpoint.tensors["model.no_robot"] + 50}
-    save_tensors(path, tensors, checkpoint.metadata)
+    make_sure(path, there=False)
     argv = ["calibrate", path, folder / "images" / "0.png", "--distance", "1", "--camera", room.recording]
     assert "0.png: no robot found" in refused(capsys, argv)
     assert load_checkpoint(path).metadata["scale_m"] is None

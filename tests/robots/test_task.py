@@ -152,10 +152,10 @@ def test_robots_with_other_leds_are_refused(room):
         LedBatches(recording, range(40), RobotModel(other, NETWORK, LatentPose()), STILL, BatchConfig(), seed=0)
 
 
-def learn(task, batch, num_steps: int) -> list[float]:
+def learn(task, batch, num_steps: int, learning_rate: float = 1e-2) -> list[float]:
     """Learn one batch: what can't, can't learn at all."""
     model = task.model.train().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
     history = []
     for _ in range(num_steps):
         loss = sum(task.losses(model, batch).values())
@@ -169,10 +169,10 @@ def learn(task, batch, num_steps: int) -> list[float]:
 def test_pose_labels_teach_a_network_to_find_the_robot(room):
     task = task_of(room, UpperBound(), frames=8)
     batch = task.batches[0]
-    history = learn(task, batch, num_steps=40)
+    history = learn(task, batch, num_steps=100, learning_rate=3e-3)
     assert history[-1] < history[0] - 3
     task._validation = [batch]
-    assert task.validate(task.model)["uv_px"] < 8  # a cell
+    assert task.validate(task.model)["uv_px"] < 6  # of cells of 8
 
 
 def test_the_latent_pose_learns_one_batch(room):

@@ -173,11 +173,8 @@ class RefinementBatches(ValidatedBatches):
         if self._maker is None:  # a renderer can't be sent to another process
             self._maker = RefinementMaker(*self.parts)
         seed = [self.config.training.seed, abs(index), int(index < 0), 2]
-        return {
-            "refiner": draw_samples(
-                self._maker, num, self.config.curriculum.hardest(index / self.batches_per_step), seed
-            )
-        }
+        hardest = self.config.curriculum.hardest(index / self.batches_per_step)
+        return {"refiner": draw_samples(self._maker, num, hardest, seed)}
 
 
 class RefinerTask(SynthesisTask):

@@ -150,7 +150,7 @@ def led_fcn(
 ) -> LedFcn:
     """Build the network with these heads beside that of positions; of what all pictures share, only some is learned.
 
-    What a loss takes no notice of must not wait for a gradient: several processes would wait for it forever.
+    What a loss takes no notice of gets no gradient, and several processes refuse to train what has none.
     """
     model = LedFcn(network, {"position": 1, **heads}, robot.azimuths_rad.tolist(), robot.half_widths_rad.tolist())
     for name in ("no_robot", "arc_change"):
