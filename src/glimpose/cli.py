@@ -18,7 +18,7 @@ DESCRIPTION = """\
   glimpose adapt    CONFIG --checkpoint RUN/best.safetensors --out ADAPTED     learn from unlabelled photographs
   glimpose predict  RUN/best.safetensors IMAGES --camera camera.json --out poses.csv --overlay pictures
   glimpose evaluate poses.csv --dataset DIR --split test --targets FILE --out scores
-  glimpose calibrate RUN/best.safetensors IMAGES --distance 1.0 --camera camera.json     give a robot's range metres
+  glimpose calibrate RUN/best.safetensors IMAGES --distance 1.0 --camera camera.json     give a robot metres
   glimpose simulate CONFIG --out recording.h5       record robots with LEDs that drive about in a simulated room
 """
 ROBOMASTER = Path("robomaster")
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.set_defaults(run=run_evaluate)
 
     calibrate = verbs.add_parser(
-        "calibrate", help="give a robot's range metres, or objects' scores a meaning", description=run_calibrate.__doc__
+        "calibrate", help="give robots metres, or objects' scores a meaning", description=run_calibrate.__doc__
     )
     calibrate.add_argument("checkpoint", type=Path, help="what train wrote; what is found out is stored in it")
     calibrate.add_argument("images", type=Path, nargs="*", help="robots: images that show one at that distance")
@@ -322,8 +322,9 @@ def _evaluate_robots(args: argparse.Namespace) -> None:
 def run_calibrate(args: argparse.Namespace) -> None:
     """Store in a checkpoint what its numbers mean.
 
-    Robots: what turns ranges into metres, from images with a robot at a known distance, and with --frames what turns
-    bearings, which crowd where most LEDs are seen, into ones that are spread evenly. Objects: the probability that a
+    Robots: what turns sightings into metres, from images with a robot at a known distance; four or more, from near to
+    far, tell far more than one. With --frames also what turns bearings, which crowd where most LEDs are seen, into ones
+    that are spread evenly. Objects: the probability that a
     pose found with --search is right, from photographs made up of the CAD models in --config.
     """
     from glimpose.training.checkpoint import load_checkpoint

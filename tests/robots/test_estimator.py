@@ -1,30 +1,22 @@
 import math
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
-from glimpose.data.led_h5_writer import ml_row
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
 from glimpose.robots import estimator as estimator_module
-from glimpose.robots.calibrate import Known, depth_at_distance, fit_scale
 from glimpose.robots.estimator import (
     BearingCurve,
     DecodeConfig,
     RobotEstimator,
     RobotModel,
     Sighting,
-    base_axes,
     find_robots,
     in_photograph,
-    joint_of_light,
-    place,
-    ray,
 )
 from glimpose.robots.leds import Led, LedRobot
 from glimpose.robots.pretexts import LatentPose
@@ -32,8 +24,6 @@ from glimpose.robots.pretexts import LatentPose
 CONFIG = LedFcnConfig(num_scales=3)
 GRID = pyramid_grid(180, 320, CONFIG)
 BINS = 16
-ROBOT = LedRobot("one", (Led("front", 0.0),), (-0.002, 0.01, 0.118))
-CAMERA = replace(ROBOMASTER_CAMERA, distortion=np.zeros(5))
 
 
 def maps_with(*robots: dict, no_robot: float = -5.0) -> dict[str, torch.Tensor]:
@@ -128,78 +118,6 @@ def test_what_a_network_does_not_say_is_nan():
     assert 0 <= found.presence <= 1
 
 
-def true_view(x: float, y: float, theta: float, camera: RobotCamera = CAMERA):
-    """What the recording says of a robot at (x, y, θ): pixel and depth of its joint, and its bearing."""
-    poses = {1: np.zeros(3), 2: np.array([x, y, theta])}
-    row = ml_row(np.zeros((1, 1, 3)), 0.0, 1, poses, {1: {}, 2: {}}, {}, camera, ROBOT.gimbal_m)
-    u, v, z = row["RM1_proj_uvz_RM2"]
-    seen_from = row["RM2_pose_rel_RM1"]
-    return np.array([u, v]), z, math.atan2(seen_from[1], seen_from[0])
-
-
-@pytest.mark.parametrize("pose", [(1.0, 0.0, 0.0), (2.5, 0.8, 2.0), (1.2, -0.9, -3.0)])
-def test_a_true_sighting_gives_the_true_pose(pose):
-    uv, depth_m, bearing = true_view(*pose)
-    found, cam_T_robot = place(uv, depth_m, bearing, CAMERA, ROBOT)
-    np.testing.assert_allclose(found, pose, atol=1e-5)
-    cos, sin = math.cos(pose[2]), math.sin(pose[2])
-    base_T_target = np.array([[cos, -sin, 0, pose[0]], [sin, cos, 0, pose[1]], [0, 0, 1, 0], [0, 0, 0, 1]])
-    np.testing.assert_allclose(cam_T_robot, np.linalg.inv(CAMERA.base_T_cam) @ base_T_target, atol=1e-5)
-
-
-def test_an_unknown_camera_height_leaves_the_height_to_the_ray():
-    uv, depth_m, bearing = true_view(1.5, 0.3, 1.0)
-    unknown = CAMERA.base_T_cam.copy()
-    unknown[2, 3] = np.nan
-    _, known = place(uv, depth_m, bearing, CAMERA, ROBOT)
-    _, found = place(uv, depth_m, bearing, replace(CAMERA, base_T_cam=unknown), ROBOT)
-    np.testing.assert_allclose(found, known, atol=1e-6)  # an exact ray tells the height
-    _, raised = place(uv - [0, 10], depth_m, bearing, replace(CAMERA, base_T_cam=unknown), ROBOT)
-    assert raised[1, 3] < found[1, 3] - 0.02
-    _, kept = place(uv - [0, 10], depth_m, bearing, CAMERA, ROBOT)
-    joint = CAMERA.base_T_cam @ kept
-    assert joint[2, 3] == pytest.approx(0.0, abs=1e-9)
-
-
-def test_distortion_is_undone():
-    xyz = np.array([[0.4, 0.1, 1.0]])
-    uv, _ = cv2.projectPoints(xyz, np.zeros(3), np.zeros(3), ROBOMASTER_CAMERA.K, ROBOMASTER_CAMERA.distortion)
-    np.testing.assert_allclose(ray(uv[0, 0], ROBOMASTER_CAMERA), xyz[0], atol=1e-4)
-    assert np.abs(ray(uv[0, 0], CAMERA) - xyz[0]).max() > 1e-3
-
-
-def test_depths_follow_from_distances_in_the_ground_plane():
-    for pose in [(1.0, 0.0, 0.3), (0.8, 0.6, -2.0)]:
-        uv, depth_m, _ = true_view(*pose)
-        assert depth_at_distance(uv, math.hypot(*pose[:2]), CAMERA) == pytest.approx(depth_m, rel=0.02)
-
-
-def known(depth_m: float, exponent: float, scale_m: float = 0.3) -> Known:
-    """What a network shows whose range grows with another power of the depth; the focal length is 1."""
-    return Known(math.log(depth_m / scale_m) / exponent, math.log(depth_m), math.nan)
-
-
-def test_images_at_one_distance_give_a_scale_and_no_exponent():
-    sightings = [known(depth_m, 1.4) for depth_m in (1.9, 2.0, 2.1)]
-    found = fit_scale(sightings)
-    assert found.exponent == 1
-    assert found.depth_m(sightings[1].log_range, 1.0) == pytest.approx(2.0)
-
-
-def test_images_at_several_distances_tell_how_ranges_grow_and_one_mistake_does_not_matter():
-    sightings = [known(depth_m, 1.4) for depth_m in (0.8, 1.2, 1.7, 2.4, 3.3)]
-    for found in (fit_scale(sightings), fit_scale([*sightings, known(2.0, 0.4)])):
-        assert found.exponent == pytest.approx(1.4, abs=0.05)
-        assert found.depth_m(known(3.0, 1.4).log_range, 1.0) == pytest.approx(3.0, rel=0.03)
-
-
-def test_uncertain_ranges_do_not_flatten_how_they_grow():
-    rng = np.random.default_rng(0)
-    sightings = [known(math.exp(log_depth), 1.4) for log_depth in rng.uniform(math.log(0.5), math.log(4), 400)]
-    noisy = [replace(one, log_range=one.log_range + rng.normal(0, 0.15)) for one in sightings]
-    assert fit_scale(noisy).exponent == pytest.approx(1.4, rel=0.03)
-
-
 def sighting(u: float = 40.0, v: float = 30.0, bearing_deg: float = 20.0, spread_deg: float = 15.0) -> Sighting:
     led_prob = np.array([0.9, 0.2, 0.6, 0.1])
     return Sighting(np.array([u, v]), 0.8, math.radians(bearing_deg), math.radians(spread_deg), 0.3, led_prob)
@@ -288,66 +206,6 @@ def test_any_bearing_curve_is_steady_and_goes_round_once(bearings_deg, is_symmet
     turned = np.unwrap([curve(x) for x in np.linspace(-math.pi, math.pi, 721)])
     assert (np.diff(turned) > -1e-9).all()
     assert turned[-1] - turned[0] == pytest.approx(2 * math.pi, abs=1e-6)
-
-
-def test_a_robot_that_looks_larger_farther_away_is_refused():
-    with pytest.raises(ValueError, match="order"):
-        fit_scale([known(1.0, -1.0), known(3.0, -1.0)])
-
-
-TURRET = LedRobot(
-    "turret",
-    (
-        Led("front", 0.0, 80.0, (0.17, 0.0, 0.07)),
-        Led("left", 90.0, 90.0, (0.0, 0.07, 0.2)),
-        Led("right", -90.0, 90.0, (0.0, -0.07, 0.2)),
-    ),
-    ROBOT.gimbal_m,
-)
-
-
-def light_view(pose: tuple[float, float, float], light_m: np.ndarray) -> tuple[np.ndarray, float]:
-    """Pixel and depth of a point of a robot at (x, y, θ)."""
-    x, y, theta = pose
-    R = np.array([[math.cos(theta), -math.sin(theta), 0], [math.sin(theta), math.cos(theta), 0], [0, 0, 1]])
-    xyz = CAMERA.base_T_cam[:3, :3].T @ (R @ light_m + [x, y, 0] - CAMERA.base_T_cam[:3, 3])
-    uv, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), CAMERA.K, CAMERA.distortion)
-    return uv.ravel(), float(xyz[2])
-
-
-@pytest.mark.parametrize("theta", [-2.5, -1.2, 0.4, 1.4, 2.6])
-def test_a_light_that_is_pointed_at_leads_to_the_joint(theta):
-    """A network that points at whichever turret light it sees; calibration told how high that is."""
-    pose = (1.5, 0.4, theta)
-    uv, depth_m, bearing = true_view(*pose)
-    left, right = TURRET.leds[1:]
-    light = left if 0 < bearing < math.pi else right
-    seen_uv, seen_depth_m = light_view(pose, np.array(light.position_m))
-    assert np.linalg.norm(seen_uv - uv) > 15
-    found_uv, found_depth_m = joint_of_light(seen_uv, seen_depth_m, bearing, 0.2, CAMERA, TURRET)
-    np.testing.assert_allclose(found_uv, uv, atol=1.5)  # the heading is told from the light's place, not the base's
-    assert found_depth_m == pytest.approx(depth_m, abs=0.01)
-    height_m = CAMERA.base_T_cam[2, 3] + base_axes(seen_uv, seen_depth_m, CAMERA)[2]
-    assert height_m == pytest.approx(0.2, abs=1e-3)
-
-
-def test_lights_without_a_position_or_a_bearing_only_have_their_height():
-    uv, depth_m, _ = true_view(1.5, 0.4, 0.3)
-    for robot, bearing in ((ROBOT, 0.3), (TURRET, math.nan)):
-        np.testing.assert_array_equal(robot.shining_m(bearing, 0.2), [0, 0, 0.2])
-        found_uv, _ = joint_of_light(uv, depth_m, bearing, ROBOT.gimbal_m[2] + 0.05, CAMERA, robot)
-        assert found_uv[1] > uv[1] + 5
-
-
-def test_lights_at_another_height_do_not_count():
-    np.testing.assert_allclose(TURRET.shining_m(math.radians(30), 0.2), [0, 0.07, 0.2], atol=0.001)
-    np.testing.assert_allclose(TURRET.shining_m(math.radians(30), 0.07), [0.17, 0, 0.07], atol=0.001)
-    np.testing.assert_allclose(TURRET.shining_m(math.pi, 0.2), [0, 0, 0.2], atol=0.001)
-
-
-def test_a_distance_nearer_than_the_camera_is_refused():
-    with pytest.raises(ValueError, match="nearer"):
-        depth_at_distance(np.array([320.0, 180.0]), 0.05, CAMERA)
 
 
 def test_pixels_go_to_the_input_and_back():

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from glimpose.cli import main
+from glimpose.data.files import read_image
 from glimpose.data.led_h5 import open_recording
 from glimpose.data.robot_poses import read_robot_poses
 from glimpose.robots.calibrate import calibrate
+from glimpose.robots.estimator import RobotEstimator
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 CONFIG = """
@@ -105,15 +107,29 @@ def test_calibration_puts_the_robot_at_the_distance_and_changes_nothing_else(fol
     after = load_checkpoint(path)
     assert before.tensors.keys() == after.tensors.keys()
     assert all((before.tensors[name] == value).all() for name, value in after.tensors.items())
-    told = {"scale_m": None, "exponent": 1.0, "height_m": None}
+    told = {"scale_m": None, "glare": 0.0, "height_m": None, "horizon": None}
     assert {**before.metadata, **told} == {**after.metadata, **told}
     assert after.metadata["scale_m"] > 0
-    assert after.metadata["exponent"] == 1
+    assert after.metadata["glare"] == 0
     assert np.isfinite(after.metadata["height_m"])
     argv = ["predict", path, folder / "images" / "0.png", "--camera", room.recording, "--out", folder / "poses.csv"]
     assert main(list(map(str, argv))) == 0
     assert read_robot_poses(folder / "poses.csv")[0].values["distance_m"] == pytest.approx(1.7, rel=1e-4)
     assert read_robot_poses(folder / "poses.csv")[0].frame == "0.png"
+
+
+def test_an_image_that_shows_no_robot_is_left_out_and_named(folder, room, caplog):
+    path = folder / "model.safetensors"
+    images = [folder / "images" / f"{i}.png" for i in range(3)]
+    estimator = RobotEstimator.from_checkpoint(path)
+    presences = [estimator.sight(read_image(image))[0].presence for image in images]
+    least, second = np.argsort(presences)[:2]
+    threshold = (presences[least] + presences[second]) / 2
+    found = calibrate(path, images, [1.2, 1.4, 1.6], room.recording, min_presence=threshold)
+    assert f"{images[least]}: no robot found" in caplog.text
+    rest = [i for i in range(3) if i != least]
+    without = calibrate(path, [images[i] for i in rest], [(1.2, 1.4, 1.6)[i] for i in rest], room.recording, threshold)
+    assert found == without
 
 
 def test_bearings_are_equalised_over_a_recording(folder, room):

@@ -1,4 +1,4 @@
-"""From robots at known distances to what turns ranges into metres; from many frames to evenly spread bearings."""
+"""From robots at known distances to what turns sightings into metres; from many frames to evenly spread bearings."""
 
 import logging
 import math
@@ -13,15 +13,20 @@ from tqdm import tqdm
 from glimpose.data.files import read_image
 from glimpose.data.led_h5 import RobotCamera, open_recording
 from glimpose.data.robot_poses import read_robot_camera
-from glimpose.robots.estimator import BearingCurve, RangeScale, RobotEstimator, base_axes, focal_px, in_photograph, ray
+from glimpose.robots.estimator import BearingCurve, RobotEstimator, in_photograph
+from glimpose.robots.placement import Calibration, direction, focal_px, slope
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
 MIN_PRESENCE = 0.5
 """Less sure sightings are no ground to calibrate on."""
+LEAST_IMAGES = 4
 MIN_SPREAD = 1.5
-"""Farthest over nearest distance from which on images also tell how ranges grow with distances."""
+"""So many images, whose farthest distance is so much larger than the nearest, also tell what is left of a robot's size
+far away, and how distances show in slopes."""
+MAX_SLOPE_ERROR = 0.4
+"""Relative error of distances, on the calibration's own images, above which slopes aren't used."""
 MOST_FRAMES = 1000
 """Of a recording that bearings are equalised over."""
 LEAST_SIGHTINGS = 100
@@ -33,10 +38,12 @@ class Known:
     """A sighting whose distance is known."""
 
     log_range: float
-    log_depth_per_focal: float
-    """What a range should say: logarithm of depth over the focal length in the network's input, metres per pixel."""
-    height_m: float
-    """Of the point that the network points at, above the floor; NaN where the camera's height isn't known."""
+    depth_per_focal_m: float
+    """Depth over the focal length in the network's input, metres per pixel."""
+    slope: float
+    """Of the ray to where the network points: rise over run, in the axes of the camera robot's base."""
+    distance_m: float
+    """From the camera, in the ground plane."""
 
 
 def calibrate(
@@ -45,15 +52,15 @@ def calibrate(
     distances_m: Sequence[float],
     camera: Path,
     min_presence: float = MIN_PRESENCE,
-) -> RangeScale:
-    """Store in the checkpoint what turns ranges into metres, from images of a robot that far away; returns it.
+) -> Calibration:
+    """Store in the checkpoint what turns sightings into metres, from images of a robot that far away; returns it.
 
     Distances are from base to base in the ground plane, one for all images or one for each. One image is enough for a
-    scale, the median of several is better, and images at distances that differ by `MIN_SPREAD` also tell by which power
-    of the range distances grow. Where the camera's height is known, the same images tell how high the point is that the
-    network points at, which nothing in its training ties to the joint. Everything else in the file stays as it is.
+    scale, the median of several is better; `LEAST_IMAGES` at distances that differ by `MIN_SPREAD` also tell what size
+    is left far away, and, where the camera's height is known, at which slope. Images that show no robot that surely are
+    left out, and said to be. Everything else in the file stays as it is.
 
-    :raises ValueError: where distances aren't positive or don't match, or an image shows no robot that surely.
+    :raises ValueError: where distances aren't positive or don't match, or no image shows a robot that surely.
     """
     if len(distances_m) not in (1, len(images)):
         raise ValueError(f"distance: got {len(distances_m)} for {len(images)} images; give one for all or one for each")
@@ -61,14 +68,20 @@ def calibrate(
         raise ValueError(f"distance: got {min(distances_m):g}, expected metres above 0")
     estimator, view = RobotEstimator.from_checkpoint(checkpoint), read_robot_camera(camera)
     each_m = list(distances_m) * (len(images) // len(distances_m))
-    known = [_look(estimator, path, m, view, min_presence) for path, m in zip(images, each_m, strict=True)]
-    height_m = float(np.median([one.height_m for one in known]))
-    found = fit_scale(known, None if math.isnan(height_m) else height_m)
+    looks = [_look(estimator, path, m, view, min_presence) for path, m in zip(images, each_m, strict=True)]
+    known = [look for look in looks if look is not None]
+    if not known:
+        raise ValueError(f"{images[0]}: no robot found in this or any other image; give images that show one")
+    found = fit(known, float(view.base_T_cam[2, 3]))
     logger.info(
-        "depth per focal length: %.4g × range^%.3g, from %d image(s)", found.scale_m, found.exponent, len(known)
+        "depth per focal length: %.4g / (size - %.3g), from %d image(s)", found.scale_m, found.glare, len(known)
     )
     if found.height_m is not None:
         logger.info("points %.3f m above the floor", found.height_m)
+    if found.horizon is not None:
+        logger.info(
+            "robots far away would be seen at a slope of %.3f; distances are told by slopes, too", found.horizon
+        )
     content = load_checkpoint(checkpoint)
     save_tensors(checkpoint, content.tensors, {**content.metadata, **vars(found)})
     return found
@@ -98,44 +111,58 @@ def equalize(checkpoint: Path, frames: Path) -> BearingCurve:
     return curve
 
 
-def fit_scale(known: Sequence[Known], height_m: float | None = None) -> RangeScale:
-    """Fit log depth = log scale + exponent · log range, robustly; the exponent is 1 where distances hardly differ.
+def fit(known: Sequence[Known], camera_height_m: float = math.nan) -> Calibration:
+    """Fit size = glare + scale / depth and slope = horizon + rise / distance, robustly.
 
-    Distances are known and ranges are measured, so it's ranges that are fitted to distances, and the line is turned
-    round. The other way, what ranges are off by would flatten it, and everything would seem nearer to the middle.
+    Where distances hardly differ, or there are few, there is no glare, and slopes tell a height but no distance. Slopes
+    that don't lead back to the distances they are fitted to (`MAX_SLOPE_ERROR`) tell none either.
     """
-    log_range, log_depth = np.array([(one.log_range, one.log_depth_per_focal) for one in known]).T
-    exponent = 1.0
-    if np.ptp(log_depth) > math.log(MIN_SPREAD):
-        slope = float(theilslopes(log_range, log_depth).slope)
-        if not slope > 0:
-            raise ValueError("the robot looks larger where it's farther away; check the order of images and distances")
-        exponent = 1 / slope
-    return RangeScale(math.exp(np.median(log_depth - exponent * log_range)), exponent, height_m)
+    sizes = np.exp([-one.log_range for one in known])
+    depths_m, slopes, distances_m = np.array([(one.depth_per_focal_m, one.slope, one.distance_m) for one in known]).T
+    by_slope = None if math.isnan(camera_height_m) else camera_height_m + float(np.median(slopes * distances_m))
+    if len(known) < LEAST_IMAGES or max(distances_m) < MIN_SPREAD * min(distances_m):
+        return Calibration(float(np.median(depths_m * sizes)), height_m=by_slope)
+    glare, scale_m = _line(1 / depths_m, sizes)
+    if not scale_m > 0:
+        raise ValueError("the robot looks larger where it's farther away; check the order of images and distances")
+    by_size = Calibration(scale_m, glare, by_slope)
+    if by_slope is None:
+        return by_size
+    horizon, rise_m = _line(1 / distances_m, slopes)
+    errors = np.abs((slopes - horizon) / rise_m * distances_m - 1) if rise_m else np.inf
+    if np.median(errors) > MAX_SLOPE_ERROR:
+        logger.warning("slopes of the rays to robots hardly tell their distances: left to sizes alone")
+        return by_size
+    return Calibration(scale_m, glare, camera_height_m + rise_m, horizon)
 
 
-def _look(estimator: RobotEstimator, path: Path, distance_m: float, camera: RobotCamera, min_presence: float) -> Known:
+def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Intercept and slope of y over x after Theil and Sen, which a few mistakes among them don't spoil."""
+    steepness = float(theilslopes(y, x).slope)
+    return float(np.median(y - steepness * x)), steepness
+
+
+def _look(
+    estimator: RobotEstimator, path: Path, distance_m: float, camera: RobotCamera, min_presence: float
+) -> Known | None:
     image = read_image(path)
     height, width = image.shape[:2]
     if (width, height) != (camera.width, camera.height):
         raise ValueError(f"{path}: is {width}×{height} pixels, but its camera takes {camera.width}×{camera.height}")
     seen = estimator.sight(image)[0]
     if seen.presence < min_presence:
-        raise ValueError(
-            f"{path}: no robot found (presence {seen.presence:.2f}, expected at least {min_presence}); "
-            "give an image that shows one"
-        )
+        logger.warning("%s: no robot found (presence %.2f, expected %.2f), left out", path, seen.presence, min_presence)
+        return None
     input_scale = estimator.model.network.input_scale
-    uv_px = in_photograph(seen.uv_px, width, height, input_scale)
-    depth_m = depth_at_distance(uv_px, distance_m, camera)
-    height_m = camera.base_T_cam[2, 3] + base_axes(uv_px, depth_m, camera)[2]
-    return Known(seen.log_range, math.log(depth_m / (focal_px(camera) * input_scale)), float(height_m))
+    toward = direction(in_photograph(seen.uv_px, width, height, input_scale), camera)
+    depth_m = depth_at_distance(toward, distance_m, camera)
+    focal = focal_px(camera) * input_scale
+    return Known(seen.log_range, depth_m / focal, slope(toward), depth_m * float(np.hypot(*toward[:2])))
 
 
-def depth_at_distance(uv_px: np.ndarray, distance_m: float, camera: RobotCamera) -> float:
-    """Depth at which the ray through a pixel is that far, in the ground plane, from the camera robot's base."""
-    along = (camera.base_T_cam[:3, :3] @ ray(uv_px, camera))[:2]
-    mount_m = camera.base_T_cam[:2, 3]
+def depth_at_distance(toward: np.ndarray, distance_m: float, camera: RobotCamera) -> float:
+    """Depth at which a direction of depth 1 is that far, in the ground plane, from the camera robot's base."""
+    along, mount_m = toward[:2], camera.base_T_cam[:2, 3]
     # |mount + z·along| = distance: the solution before the camera.
     a, b, c = along @ along, 2 * mount_m @ along, mount_m @ mount_m - distance_m**2
     if c > 0:

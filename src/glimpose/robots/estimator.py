@@ -1,11 +1,10 @@
-"""From a photograph to the relative poses of the robots in it: maps, peaks, rays, metres."""
+"""From a photograph to the relative poses of the robots in it: maps, peaks, sightings, poses."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,11 +15,14 @@ from glimpose.nets.led_fcn import LedFcn, LedFcnConfig, bin_bearings_rad
 from glimpose.robots.baselines import AnyPretext
 from glimpose.robots.labels import input_image
 from glimpose.robots.leds import LedRobot
+from glimpose.robots.placement import Calibration, focal_px, place, project
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 BATCHED_MAPS = ("position", "uv", "bearing", "led", "log_range")
 RECENTRINGS = 2
 """How often the window around a peak moves to the middle of what it holds."""
+SUPPRESSED_WINDOWS = 1.5
+"""So many windows around a robot no other one is looked for."""
 SAME_ROBOT_PX = 16
 """So near to each other, in the network's input, what is seen in a picture and in its mirror image is one robot."""
 
@@ -30,8 +32,11 @@ class DecodeConfig:
     """How maps become robots."""
 
     max_robots: int = 3
-    window_cells: float = 1.5
+    window_cells: float = 2.0
     """What lies within so many cells of a peak belongs to it."""
+    sharpness: float = 0.25
+    """For place and range, cells of a window count by this power of their probability: any cell from which all LEDs can
+    be told will do for the likelihood, so which one is likeliest is nearly chance."""
     min_presence: float = 0.5
     """Of all robots but the surest, which is always given."""
     min_share: float = 0.25
@@ -89,9 +94,8 @@ def image_maps(maps: Mapping[str, Tensor], index: int) -> dict[str, Tensor]:
 def find_robots(maps: Mapping[str, Tensor], has_presence: bool, config: DecodeConfig) -> list[Sighting]:
     """Decode the maps of one image: robots, surest first, at least one.
 
-    A robot's place is the centre of the probability mass around a peak, over cells of all levels, which is finer than
-    a cell; its other quantities are means under the same weights. Where the network has a slot for "no robot", its
-    presence is its mass against that slot's.
+    All is a mean over cells of all levels around a peak: bearing and LEDs by the cells' probabilities, place and range
+    by a power of them. Where the network has a slot for "no robot", presence is the mass against that slot's.
     """
     position = maps["position"]
     logits = torch.cat([position, maps["no_robot"]]) if has_presence else position
@@ -111,17 +115,21 @@ def find_robots(maps: Mapping[str, Tensor], has_presence: bool, config: DecodeCo
         center = uv[peak]
         for _ in range(RECENTRINGS):
             is_near = np.linalg.norm(uv - center, axis=1) < radius_px
-            weight = np.where(is_near, left, 0) / left[is_near].sum()
-            center = weight @ uv
-        mass = float(left[is_near].sum())
-        led_prob = weight @ led
+            mass = float(left[is_near].sum())
+            likeliest = np.where(is_near, left, 0) / mass
+            center = likeliest @ uv
+        all_near = np.where(np.linalg.norm(uv - center, axis=1) < radius_px, left**config.sharpness, 0)
+        all_near /= all_near.sum()
+        led_prob = likeliest @ led
         presence = mass / (mass + no_robot) if has_presence else _confidence(led_prob, position[peak])
         if sightings and (mass < config.min_share * first_mass or presence < config.min_presence):
             break
         first_mass = first_mass or mass
-        bearing_rad, spread_rad = _circular(weight @ directions)
-        sightings.append(Sighting(center, presence, bearing_rad, spread_rad, float(weight @ log_range), led_prob))
-        left[np.linalg.norm(uv - center, axis=1) < 2 * radius_px] = 0
+        bearing_rad, spread_rad = _circular(likeliest @ directions)
+        sightings.append(
+            Sighting(all_near @ uv, presence, bearing_rad, spread_rad, float(all_near @ log_range), led_prob)
+        )
+        left[np.linalg.norm(uv - center, axis=1) < SUPPRESSED_WINDOWS * radius_px] = 0
         if not left.any():
             break
     return sightings
@@ -167,22 +175,6 @@ class RobotEstimate:
 
 
 @dataclass(frozen=True)
-class RangeScale:
-    """What turns a network's ranges into metres; `calibrate` finds it out, and checkpoints hold it."""
-
-    scale_m: float
-    """Depth over focal length, metres per pixel of the network's input, at a range of 1."""
-    exponent: float = 1.0
-    """The power of the range with which depth grows: 1 for a network that knows a robot's size and nothing else."""
-    height_m: float | None = None
-    """How high above the floor the point is that the network points at; None if it's the joint, or unknown."""
-
-    def depth_m(self, log_range: float, focal_px: float) -> float:
-        """Depth of what is seen at a range, by a camera of that focal length in the network's input."""
-        return self.scale_m * focal_px * math.exp(self.exponent * log_range)
-
-
-@dataclass(frozen=True)
 class BearingCurve:
     """Turns a network's bearings, which crowd where most LEDs are seen, into ones from all sides equally often."""
 
@@ -225,19 +217,19 @@ class RobotModel:
 
 
 class RobotEstimator:
-    """A trained network, its scale if it is known, and the geometry that turns its maps into poses."""
+    """A trained network, its calibration if there is one, and the geometry that turns its maps into poses."""
 
     def __init__(
         self,
         network: nn.Module,
         model: RobotModel,
-        scale: RangeScale | None,
+        calibration: Calibration | None,
         config: DecodeConfig | None = None,
         bearing_curve: BearingCurve | None = None,
     ) -> None:
         self.network = network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model = model
-        self.scale = scale
+        self.calibration = calibration
         self.config = config or DecodeConfig()
         self.bearing_curve = bearing_curve
         self._looks_twice = self.config.mirror and isinstance(network, LedFcn) and model.robot.is_symmetric
@@ -253,16 +245,16 @@ class RobotEstimator:
         network = model.build()
         load_weights(network, checkpoint.group("model"), path)
 
-        def stored(what: type[RangeScale] | type[BearingCurve]) -> dict:
+        def stored(what: type[Calibration] | type[BearingCurve]) -> dict:
             names = [field.name for field in fields(what) if field.name in checkpoint.metadata]
             return {name: checkpoint.metadata[name] for name in names}
 
-        scale = curve = None
+        calibration = curve = None
         if checkpoint.metadata["scale_m"] is not None:
-            scale = from_dict(RangeScale, stored(RangeScale), where=str(path))
+            calibration = from_dict(Calibration, stored(Calibration), where=str(path))
         if "bearing_knots_rad" in checkpoint.metadata:
             curve = from_dict(BearingCurve, stored(BearingCurve), where=str(path))
-        return cls(network.to(device), model, scale, config, curve)
+        return cls(network.to(device), model, calibration, config, curve)
 
     @torch.inference_mode()
     def sight(self, image: np.ndarray) -> list[Sighting]:
@@ -295,12 +287,13 @@ class RobotEstimator:
         uv_px = in_photograph(seen.uv_px, width, height, input_scale)
         bearing_rad = self.bearing_curve(seen.bearing_rad) if self.bearing_curve else seen.bearing_rad
         pose = cam_T_robot = distance_m = None
-        if self.scale is not None and camera is not None:
-            depth_m = self.scale.depth_m(seen.log_range, focal_px(camera) * input_scale)
-            if self.scale.height_m is not None:
-                height_m, robot = self.scale.height_m, self.model.robot
-                uv_px, depth_m = joint_of_light(uv_px, depth_m, bearing_rad, height_m, camera, robot)
-            pose, cam_T_robot = place(uv_px, depth_m, bearing_rad, camera, self.model.robot)
+        if self.calibration is not None and camera is not None:
+            focal = focal_px(camera) * input_scale
+            to_joint_m = self.calibration.to_joint_m(
+                uv_px, seen.log_range, bearing_rad, focal, camera, self.model.robot
+            )
+            uv_px = project(to_joint_m, camera)
+            pose, cam_T_robot = place(to_joint_m, bearing_rad, camera, self.model.robot)
             distance_m = float(np.hypot(*pose[:2]))
         return RobotEstimate(
             uv_px,
@@ -318,76 +311,3 @@ def in_photograph(uv_px: np.ndarray, width: int, height: int, input_scale: float
     """Move a pixel of the network's input to the photograph of that size."""
     factors = np.array([round(width * input_scale) / width, round(height * input_scale) / height])
     return (uv_px + 0.5) / factors - 0.5
-
-
-def focal_px(camera: RobotCamera) -> float:
-    """Mean focal length."""
-    return math.sqrt(camera.K[0, 0] * camera.K[1, 1])
-
-
-def ray(uv_px: np.ndarray, camera: RobotCamera) -> np.ndarray:
-    """(x, y, 1) of what is seen at a pixel, with the lens's distortion undone."""
-    x, y = cv2.undistortPoints(np.array([[uv_px]], np.float64), camera.K, camera.distortion)[0, 0]
-    return np.array([x, y, 1.0])
-
-
-def base_axes(uv_px: np.ndarray, depth_m: float, camera: RobotCamera) -> np.ndarray:
-    """From the camera to what is seen at a pixel and a depth, in the axes of the camera robot's base."""
-    seen: np.ndarray = camera.base_T_cam[:3, :3] @ (depth_m * ray(uv_px, camera))
-    return seen
-
-
-def moved(uv_px: np.ndarray, depth_m: float, by_m: np.ndarray, camera: RobotCamera) -> tuple[np.ndarray, float]:
-    """Pixel and depth of the point that lies so far, in the axes of the camera robot's base, from the one seen."""
-    xyz = depth_m * ray(uv_px, camera) + camera.base_T_cam[:3, :3].T @ by_m
-    uv_there, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), camera.K, camera.distortion)
-    return uv_there.ravel(), float(xyz[2])
-
-
-def joint_of_light(
-    uv_px: np.ndarray, depth_m: float, bearing_rad: float, height_m: float, camera: RobotCamera, robot: LedRobot
-) -> tuple[np.ndarray, float]:
-    """Pixel and depth of the joint of a robot whose lights at some height are what is seen at a pixel and a depth.
-
-    Nothing in its training ties the point that a network points at to the joint (docs/lab-book.md).
-    """
-    seen_m = camera.base_T_cam[:3, 3] + base_axes(uv_px, depth_m, camera)
-    to_light = robot.shining_m(bearing_rad, height_m) - robot.gimbal_m
-    return moved(uv_px, depth_m, -_turned(heading_rad(seen_m[:2], bearing_rad)) @ to_light, camera)
-
-
-def heading_rad(xy_m: np.ndarray, bearing_rad: float) -> float:
-    """Direction that a robot at a place in the camera robot's base frame has, seen from a bearing: -π to π."""
-    theta = math.atan2(-xy_m[1], -xy_m[0]) - bearing_rad
-    return math.atan2(math.sin(theta), math.cos(theta))
-
-
-def _turned(theta_rad: float) -> np.ndarray:
-    """Rotation about the vertical, 3×3; none for an unknown angle."""
-    turn = 0.0 if math.isnan(theta_rad) else theta_rad
-    return np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
-
-
-def place(
-    uv_px: np.ndarray, depth_m: float, bearing_rad: float, camera: RobotCamera, robot: LedRobot
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return (x, y, θ) in the camera robot's base frame, and cam_T_robot, of a robot whose joint is seen there.
-
-    Both robots stand on the same floor: where the camera's height is known, the robot's follows from it, otherwise
-    from the ray. Without a bearing the robot is taken to face the way the camera's robot does.
-    """
-    R, mount_m = camera.base_T_cam[:3, :3], camera.base_T_cam[:3, 3]
-    to_joint = base_axes(uv_px, depth_m, camera)
-    joint_m = np.array(robot.gimbal_m)
-    for _ in range(3):  # the base's place and its direction tell each other; the joint is near its middle
-        x, y = (mount_m + to_joint - joint_m)[:2]
-        theta = heading_rad(np.array([x, y]), bearing_rad)
-        base_R_target = _turned(theta)
-        joint_m = base_R_target @ robot.gimbal_m
-    from_camera = to_joint - joint_m
-    if not math.isnan(mount_m[2]):
-        from_camera[2] = -mount_m[2]
-    cam_T_robot = np.eye(4)
-    cam_T_robot[:3, :3] = R.T @ base_R_target
-    cam_T_robot[:3, 3] = R.T @ from_camera
-    return np.array([x, y, theta]), cam_T_robot

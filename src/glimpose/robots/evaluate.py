@@ -26,9 +26,9 @@ from glimpose.metrics.robot_errors import (
     relative_distance_error,
 )
 from glimpose.metrics.scores import roc_auc
-from glimpose.robots.estimator import ray
 from glimpose.robots.labels import is_seen
 from glimpose.robots.leds import LedRobot, load_leds
+from glimpose.robots.placement import ray
 
 logger = logging.getLogger(__name__)
 

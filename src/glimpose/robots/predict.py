@@ -68,7 +68,7 @@ def predict(estimator: RobotEstimator, views: Views, out: Path, overlay: Path | 
     With ``overlay``, pictures go into that folder; they show robots that are likely there.
     """
     led_names = estimator.model.robot.led_names
-    is_calibrated = estimator.scale is not None and views.camera is not None
+    is_calibrated = estimator.calibration is not None and views.camera is not None
     if not is_calibrated:
         logger.warning("distances are uncalibrated: no metres without glimpose calibrate and a camera")
     rows: list[RobotPose] = []

@@ -12,8 +12,9 @@ from glimpose.config import to_dict
 from glimpose.data.led_h5 import Recording
 from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
 from glimpose.robots.augment import AugmentConfig, Motion, draw_motion, move, recolor, zoomed
-from glimpose.robots.estimator import DecodeConfig, RobotModel, find_robots, focal_px, image_maps
+from glimpose.robots.estimator import DecodeConfig, RobotModel, find_robots, image_maps
 from glimpose.robots.labels import Labels, labels_of, resize, scaled
+from glimpose.robots.placement import focal_px
 from glimpose.training.loader import load_batches
 
 Batch = dict[str, Tensor]

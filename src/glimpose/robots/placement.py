@@ -1,0 +1,149 @@
+"""From where a network points and how large it sees a robot to where that stands, in metres.
+
+All vectors from the camera are in the axes of the camera robot's base: x forward, y left, z up.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from glimpose.data.led_h5 import RobotCamera
+from glimpose.robots.leds import LedRobot
+
+FARTHEST_M = 10.0
+"""Where neither size nor slope changes with distance any more."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns a network's sightings into metres; `calibrate` finds it out, and checkpoints hold it.
+
+    A robot's distance shows twice: in its size, and, for both robots stand on the same floor, in how far below the
+    horizon it is seen. Both are known to about 15 %, and their errors have little to do with each other.
+    """
+
+    scale_m: float
+    """Depth over focal length, metres per pixel of the network's input, of what has a size of 1 (a range of 1)."""
+    glare: float = 0.0
+    """Size that is left at any distance: the light of an LED spreads in the lens and on the sensor."""
+    height_m: float | None = None
+    """How high above the floor the point is that the network points at; None if it's the joint, or unknown."""
+    horizon: float | None = None
+    """Slope of the ray (rise over run) to a robot at any distance; None if distances are told by size alone."""
+
+    def size_m(self, log_range: float, toward: np.ndarray, focal_px: float) -> float:
+        """Distance in the ground plane by size, along ``toward``, by a camera of that focal length in the input."""
+        run = float(np.hypot(*toward[:2]))
+        nearness = (math.exp(-log_range) - self.glare) / (self.scale_m * focal_px * run)
+        return 1 / max(nearness, 1 / FARTHEST_M)
+
+    def slope_m(self, toward: np.ndarray, camera_height_m: float) -> float:
+        """Distance in the ground plane by the slope of the ray ``toward`` the point; needs a horizon and a height."""
+        assert self.horizon is not None
+        assert self.height_m is not None
+        nearness = (slope(toward) - self.horizon) / (self.height_m - camera_height_m)
+        return 1 / max(nearness, 1 / FARTHEST_M)
+
+    def to_joint_m(
+        self,
+        uv_px: np.ndarray,
+        log_range: float,
+        bearing_rad: float,
+        focal_px: float,
+        camera: RobotCamera,
+        robot: LedRobot,
+    ) -> np.ndarray:
+        """From the camera to the joint of a robot of which the network points at a pixel of the photograph.
+
+        Where the point's height is known it is taken for the middle of the LEDs at that height that are seen from the
+        bearing: nothing in its training ties it to the joint (docs/lab-book.md). ``focal_px`` is that of the network's
+        input.
+        """
+        toward = direction(uv_px, camera)
+        run = float(np.hypot(*toward[:2]))
+        distance_m = self.size_m(log_range, toward, focal_px)
+        if self.height_m is None:
+            return distance_m / run * toward
+        camera_height_m = float(camera.base_T_cam[2, 3])
+        if self.horizon is not None:
+            distance_m = math.sqrt(distance_m * self.slope_m(toward, camera_height_m))
+        ahead = toward[:2] / run
+        left = np.array([-ahead[1], ahead[0]])
+        xy_m = distance_m * ahead - _left_of_joint_m(bearing_rad, self.height_m, robot) * left
+        xy_m *= distance_m / np.hypot(*xy_m)  # to the joint, whichever way it lies from the light
+        return np.array([*xy_m, robot.gimbal_m[2] - camera_height_m])
+
+
+def _left_of_joint_m(bearing_rad: float, height_m: float, robot: LedRobot) -> float:
+    """How far left of the joint, seen from a bearing, the LEDs at some height are; 0 for an unknown bearing."""
+    if math.isnan(bearing_rad):
+        return 0.0
+    x, y, _ = robot.shining_m(bearing_rad, height_m) - robot.gimbal_m
+    return float(x * math.sin(bearing_rad) - y * math.cos(bearing_rad))
+
+
+def focal_px(camera: RobotCamera) -> float:
+    """Mean focal length."""
+    return math.sqrt(camera.K[0, 0] * camera.K[1, 1])
+
+
+def ray(uv_px: np.ndarray, camera: RobotCamera) -> np.ndarray:
+    """(x, y, 1) of what is seen at a pixel, in the camera's frame, with the lens's distortion undone."""
+    x, y = cv2.undistortPoints(np.array([[uv_px]], np.float64), camera.K, camera.distortion)[0, 0]
+    return np.array([x, y, 1.0])
+
+
+def direction(uv_px: np.ndarray, camera: RobotCamera) -> np.ndarray:
+    """From the camera to what is seen at a pixel and a depth of 1."""
+    seen: np.ndarray = camera.base_T_cam[:3, :3] @ ray(uv_px, camera)
+    return seen
+
+
+def slope(toward: np.ndarray) -> float:
+    """Rise over run of a direction."""
+    return float(toward[2] / np.hypot(*toward[:2]))
+
+
+def project(from_camera_m: np.ndarray, camera: RobotCamera) -> np.ndarray:
+    """Pixel at which a point is seen."""
+    xyz = camera.base_T_cam[:3, :3].T @ from_camera_m
+    uv_px, _ = cv2.projectPoints(xyz[None], np.zeros(3), np.zeros(3), camera.K, camera.distortion)
+    return uv_px.ravel()
+
+
+def place(
+    to_joint_m: np.ndarray, bearing_rad: float, camera: RobotCamera, robot: LedRobot
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (x, y, θ) in the camera robot's base frame, and cam_T_robot, of a robot whose joint is there.
+
+    Both robots stand on the same floor: where the camera's height is known, the robot's follows from it, otherwise
+    from the joint's. Without a bearing the robot is taken to face the way the camera's robot does.
+    """
+    R, mount_m = camera.base_T_cam[:3, :3], camera.base_T_cam[:3, 3]
+    joint_m = np.array(robot.gimbal_m)
+    for _ in range(3):  # the base's place and its direction tell each other; the joint is near its middle
+        x, y = (mount_m + to_joint_m - joint_m)[:2]
+        theta = _heading_rad(np.array([x, y]), bearing_rad)
+        base_R_target = _turned(theta)
+        joint_m = base_R_target @ robot.gimbal_m
+    from_camera = to_joint_m - joint_m
+    if not math.isnan(mount_m[2]):
+        from_camera[2] = -mount_m[2]
+    cam_T_robot = np.eye(4)
+    cam_T_robot[:3, :3] = R.T @ base_R_target
+    cam_T_robot[:3, 3] = R.T @ from_camera
+    return np.array([x, y, theta]), cam_T_robot
+
+
+def _heading_rad(xy_m: np.ndarray, bearing_rad: float) -> float:
+    """Direction that a robot at a place in the camera robot's base frame has, seen from a bearing: -π to π."""
+    theta = math.atan2(-xy_m[1], -xy_m[0]) - bearing_rad
+    return math.atan2(math.sin(theta), math.cos(theta))
+
+
+def _turned(theta_rad: float) -> np.ndarray:
+    """Rotation about the vertical, 3×3; none for an unknown angle."""
+    turn = 0.0 if math.isnan(theta_rad) else theta_rad
+    return np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])
