@@ -138,6 +138,23 @@ def recolor(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) 
     return np.rint(rgb * 255).astype(np.uint8)
 
 
+@dataclass(frozen=True)
+class Change:
+    """How one frame is changed: moved, then its light and camera."""
+
+    motion: Motion
+    config: AugmentConfig
+    seed: tuple[int, ...]
+    """Of what is random about light and camera; frames of one seed are changed alike."""
+
+    def __call__(
+        self, image: np.ndarray, labels: Labels, mirrored: Sequence[int], scale: float
+    ) -> tuple[np.ndarray, Labels]:
+        """Change a frame and its labels."""
+        image, labels = move(image, labels, mirrored, self.motion, scale)
+        return recolor(image, self.config, np.random.default_rng(self.seed)), labels
+
+
 def _black_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     height, width = image.shape[:2]
     left, top = rng.uniform(0.3, 0.6) * width, rng.uniform(0.75, 0.95) * height

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from glimpose.data.led_h5 import RobotCamera
 from glimpose.robots.leds import LedRobot
@@ -126,7 +127,7 @@ def place(
     for _ in range(3):  # the base's place and its direction tell each other; the joint is near its middle
         x, y = (mount_m + to_joint_m - joint_m)[:2]
         theta = _heading_rad(np.array([x, y]), bearing_rad)
-        base_R_target = _turned(theta)
+        base_R_target = Rotation.from_euler("z", 0 if math.isnan(theta) else theta).as_matrix()
         joint_m = base_R_target @ robot.gimbal_m
     from_camera = to_joint_m - joint_m
     if not math.isnan(mount_m[2]):
@@ -141,9 +142,3 @@ def _heading_rad(xy_m: np.ndarray, bearing_rad: float) -> float:
     """Direction that a robot at a place in the camera robot's base frame has, seen from a bearing: -π to π."""
     theta = math.atan2(-xy_m[1], -xy_m[0]) - bearing_rad
     return math.atan2(math.sin(theta), math.cos(theta))
-
-
-def _turned(theta_rad: float) -> np.ndarray:
-    """Rotation about the vertical, 3×3; none for an unknown angle."""
-    turn = 0.0 if math.isnan(theta_rad) else theta_rad
-    return np.array([[math.cos(turn), -math.sin(turn), 0], [math.sin(turn), math.cos(turn), 0], [0, 0, 1]])

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from glimpose.config import to_dict
 from glimpose.data.led_h5 import Recording
 from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
-from glimpose.robots.augment import AugmentConfig, Motion, draw_motion, move, recolor, zoomed
+from glimpose.robots.augment import AugmentConfig, Change, draw_motion, zoomed
 from glimpose.robots.estimator import DecodeConfig, RobotModel, find_robots, image_maps
 from glimpose.robots.labels import Labels, labels_of, resize, scaled
 from glimpose.robots.placement import focal_px
@@ -93,26 +93,27 @@ class LedBatches(Dataset[Batch]):
         started = min(1.0, index / steps) if steps else 1.0
         augmentation = self.augmentation.eased(started)
         orders: dict[int, np.ndarray] = {}
-        frames, motions, seeds = [], [], []
+        frames: list[int] = []
+        changes: list[Change] = []
         for couple in range(index * num_couples, (index + 1) * num_couples):
             epoch, place = divmod(couple, num_frames)
             if epoch not in orders:
                 orders[epoch] = np.random.default_rng([self.seed, epoch]).permutation(num_frames)
             first = int(orders[epoch][place])
             frames += [int(self.frames[first]), int(self.frames[self._opposite(first)])]
-            motions += 2 * [draw_motion(self.augmentation, np.random.default_rng([self.seed, index, couple]))]
-            seeds += 2 * [[self.seed, index, couple, 1]]
+            motion = draw_motion(augmentation, np.random.default_rng([self.seed, index, couple]))
+            changes += 2 * [Change(motion, augmentation, (self.seed, index, couple, 1))]
         view_of = range(self.config.views)
         for i in view_of:
             rng = np.random.default_rng([self.seed, index, i, 2])
             frames.append(frames[i])
-            motions.append(zoomed(motions[i], self.augmentation, rng))
-            seeds.append([self.seed, index, i, 3])
-        batch = self.collate(frames, motions, [np.random.default_rng(seed) for seed in seeds], augmentation)
+            motion = zoomed(changes[i].motion, augmentation, rng)
+            changes.append(Change(motion, augmentation, (self.seed, index, i, 3)))
+        batch = self.collate(frames, changes)
         if started < 1:
             batch["glow_weight"] = torch.tensor(1 - started)
         size = self.recording.height, self.recording.width, self.scale
-        matrices = [motion.matrix(*size) for motion in motions]
+        matrices = [change.motion.matrix(*size) for change in changes]
         seconds = matrices[self.config.frames :]
         view_A = [second @ np.linalg.inv(matrices[i]) for i, second in zip(view_of, seconds, strict=True)]
         batch["view_A"] = torch.tensor(np.array(view_A), dtype=torch.float32).reshape(-1, 3, 3)
@@ -136,23 +137,17 @@ class LedBatches(Dataset[Batch]):
 
         return min(others, key=lambda i: (num_same(i), abs(i - first)))
 
-    def collate(
-        self,
-        frames: Sequence[int],
-        motions: Sequence[Motion] | None = None,
-        rngs: Sequence[np.random.Generator] | None = None,
-        augmentation: AugmentConfig | None = None,
-    ) -> Batch:
-        """Read frames, augment them if told how, and stack them; T is that of the recording."""
+    def collate(self, frames: Sequence[int], changes: Sequence[Change] | None = None) -> Batch:
+        """Read frames, change each as told, or none, and stack them; T is that of the recording."""
+        each: Sequence[Change | None] = [None] * len(frames) if changes is None else changes
         images, columns = [], []
-        for k, i in enumerate(frames):
+        for i, change in zip(frames, each, strict=True):
             frame = self.recording[i]
             labels = labels_of(frame.robots, len(self.recording.led_names), self.focal_px)
-            if motions is None or rngs is None or augmentation is None:
+            if change is None:
                 image, labels = resize(frame.image, labels, self.scale)
             else:
-                image, labels = move(frame.image, labels, self.mirrored, motions[k], self.scale)
-                image = recolor(image, augmentation, rngs[k])
+                image, labels = change(frame.image, labels, self.mirrored, self.scale)
             images.append(image)
             columns.append((labels.led_on, labels.uv_px, labels.log_range, labels.bearing_rad, labels.is_visible))
         names = ("led_on", "uv", "log_range", "bearing_rad", "is_visible")
