@@ -342,11 +342,9 @@ def run_calibrate(args: argparse.Namespace) -> None:
     missing = [f"--{name}" for name in ("distance", "camera") if getattr(args, name) is None]
     if missing or not args.images:
         raise ValueError(f"{', '.join(missing) or 'images'}: missing; a robot's scale comes from its known distance")
-    from glimpose.robots.calibrate import calibrate, equalize
+    from glimpose.robots.calibrate import calibrate
 
-    if args.frames is not None:
-        equalize(args.checkpoint, args.frames)
-    print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera).scale_m:.6g}")
+    print(f"{calibrate(args.checkpoint, args.images, args.distance, args.camera, args.frames).scale_m:.6g}")
 
 
 def run_table(args: argparse.Namespace) -> None:

@@ -128,7 +128,8 @@ def test_an_image_that_shows_no_robot_is_left_out_and_named(folder, room, caplog
     found = calibrate(path, images, [1.2, 1.4, 1.6], room.recording, min_presence=threshold)
     assert f"{images[least]}: no robot found" in caplog.text
     rest = [i for i in range(3) if i != least]
-    without = calibrate(path, [images[i] for i in rest], [(1.2, 1.4, 1.6)[i] for i in rest], room.recording, threshold)
+    rest_m = [(1.2, 1.4, 1.6)[i] for i in rest]
+    without = calibrate(path, [images[i] for i in rest], rest_m, room.recording, min_presence=threshold)
     assert found == without
 
 
@@ -153,12 +154,13 @@ def test_bearings_are_equalised_over_a_recording(folder, room):
     assert crowding(equal) < 0.5 * crowding(plain)
 
 
-def test_too_few_robots_to_equalise_over_are_refused(folder, room, capsys):
+def test_too_few_robots_to_equalise_over_are_refused_and_nothing_is_stored(folder, room):
     path = folder / "model.safetensors"
     make_sure(path, there=False)
-    argv = ["calibrate", path, folder / "images" / "0.png", "--distance", "1", "--camera", room.recording]
-    assert "found in 0 of 120 frames" in refused(capsys, [*argv, "--frames", room.recording])
+    with pytest.raises(ValueError, match="found in 0 of 120 frames"):
+        calibrate(path, [folder / "images" / "0.png"], [1.0], room.recording, frames=room.recording, min_presence=0.0)
     assert "bearing_knots_rad" not in load_checkpoint(path).metadata
+    assert load_checkpoint(path).metadata["scale_m"] is None
 
 
 def test_calibrating_on_an_image_without_a_robot_is_refused(folder, room, capsys):

@@ -51,9 +51,12 @@ def calibrate(
     images: Sequence[Path],
     distances_m: Sequence[float],
     camera: Path,
+    frames: Path | None = None,
     min_presence: float = MIN_PRESENCE,
 ) -> Calibration:
     """Store in the checkpoint what turns sightings into metres, from images of a robot that far away; returns it.
+
+    With ``frames``, a recording, also what spreads bearings evenly: see `equalize`.
 
     Distances are from base to base in the ground plane, one for all images or one for each. One image is enough for a
     scale, the median of several is better; `LEAST_IMAGES` at distances that differ by `MIN_SPREAD` also tell what size
@@ -82,33 +85,31 @@ def calibrate(
         logger.info(
             "robots far away would be seen at a slope of %.3f; distances are told by slopes, too", found.horizon
         )
+    curve = {} if frames is None else vars(equalize(estimator, frames))
     content = load_checkpoint(checkpoint)
-    save_tensors(checkpoint, content.tensors, {**content.metadata, **vars(found)})
+    save_tensors(checkpoint, content.tensors, {**content.metadata, **vars(found), **curve})
     return found
 
 
-def equalize(checkpoint: Path, frames: Path) -> BearingCurve:
-    """Store in the checkpoint what makes bearings equally frequent over a recording's frames; returns it.
+def equalize(estimator: RobotEstimator, frames: Path) -> BearingCurve:
+    """Find what makes bearings equally frequent over a recording's frames.
 
     Nothing is known of the frames but that the robots drove about, and so were seen from all sides equally often.
 
     :raises ValueError: where the network finds a robot in too few of them, or tells no bearings.
     """
-    estimator, recording = RobotEstimator.from_checkpoint(checkpoint), open_recording(frames, allow_constant_leds=True)
+    recording = open_recording(frames, allow_constant_leds=True)
     rows = range(0, len(recording), -(-len(recording) // MOST_FRAMES))
     seen = [estimator.sight(recording.image(i))[0] for i in tqdm(rows, desc="equalize", unit="image", disable=None)]
     bearings_rad = np.array([one.bearing_rad for one in seen if one.presence >= MIN_PRESENCE])
     if np.isnan(bearings_rad).any():
-        raise ValueError(f"{checkpoint}: tells no bearings that could be equalised")
+        raise ValueError(f"{frames}: given, but the network tells no bearings that could be equalised")
     if len(bearings_rad) < LEAST_SIGHTINGS:
         raise ValueError(
             f"{frames}: a robot was found in {len(bearings_rad)} of {len(seen)} frames, expected {LEAST_SIGHTINGS}; "
             "give a longer recording"
         )
-    curve = BearingCurve.fitted(bearings_rad, estimator.model.robot.is_symmetric)
-    content = load_checkpoint(checkpoint)
-    save_tensors(checkpoint, content.tensors, {**content.metadata, **vars(curve)})
-    return curve
+    return BearingCurve.fitted(bearings_rad, estimator.model.robot.is_symmetric)
 
 
 def fit(known: Sequence[Known], camera_height_m: float = math.nan) -> Calibration:
