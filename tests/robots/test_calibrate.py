@@ -15,10 +15,10 @@ DISTANCES_M = (0.8, 1.0, 1.2, 1.7, 2.4, 3.3)
 
 
 def known(distance_m: float, true: Calibration = TRUE) -> Known:
-    """What a network with that calibration shows at a distance; focal length and run of the ray are 1."""
+    """What a network with that calibration shows at a distance; the reach is 1."""
     assert true.height_m is not None
     slope = (true.horizon or 0.0) + (true.height_m - CAMERA_HEIGHT_M) / distance_m
-    return Known(-math.log(true.glare + true.scale_m / distance_m), distance_m, slope, distance_m)
+    return Known(-math.log(true.glare + true.scale_m / distance_m), slope, 1.0, distance_m)
 
 
 def test_depths_follow_from_distances_in_the_ground_plane():
@@ -38,8 +38,7 @@ def test_images_at_one_distance_give_a_scale_and_a_height_alone():
     found = fit([known(distance_m) for distance_m in (1.9, 1.95, 2.0, 2.05, 2.1)], CAMERA_HEIGHT_M)
     assert found.glare == 0
     assert found.horizon is None
-    toward = np.array([1.0, 0.0, 0.0])
-    assert found.size_m(known(2.0).log_range, toward, 1.0) == pytest.approx(2.0, rel=1e-3)
+    assert found.distance_m(known(2.0).log_range, 0.0, 1.0, CAMERA_HEIGHT_M) == pytest.approx(2.0, rel=1e-3)
     assert found.height_m == pytest.approx(CAMERA_HEIGHT_M + 2.0 * known(2.0).slope)
 
 

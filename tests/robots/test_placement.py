@@ -18,7 +18,7 @@ from glimpose.robots.placement import (
     place,
     project,
     ray,
-    slope,
+    run_and_slope,
 )
 
 ROBOT = LedRobot("one", (Led("front", 0.0),), (-0.002, 0.01, 0.118))
@@ -133,26 +133,28 @@ def test_a_light_that_is_pointed_at_leads_to_the_joint(theta, glare):
 @pytest.mark.parametrize("horizon", [0.0, 0.02])
 def test_size_and_slope_share_the_distance(horizon):
     """Where one says more and the other less by the same factor, both together are right."""
-    toward = np.array([1.9, 0.3, horizon * math.hypot(1.9, 0.3) - 0.03])
-    run = math.hypot(1.9, 0.3)
-    distance_m = 0.034 * run / 0.03
-    told = Calibration(0.01, 0.0, HEIGHT_M - 0.034, horizon)
-    assert slope(toward) == pytest.approx(horizon - 0.03 / run)
-    assert told.slope_m(toward, HEIGHT_M) == pytest.approx(distance_m)
-    uv = project(toward, CAMERA)
-    toward = direction(uv, CAMERA)
+    told = Calibration(0.01, 0.1, HEIGHT_M - 0.034, horizon)
     for factor in (1.0, 1.3):
-        log_range = -math.log(told.scale_m * 300 * np.hypot(*toward[:2]) / (factor**2 * distance_m))
-        assert told.size_m(log_range, toward, 300) == pytest.approx(factor**2 * distance_m)
-        xyz_m = told.to_joint_m(uv, log_range, math.nan, 300, CAMERA, ROBOT)
-        assert np.hypot(*xyz_m[:2]) == pytest.approx(factor * distance_m, rel=1e-4)
-        assert xyz_m[2] == pytest.approx(ROBOT.gimbal_m[2] - HEIGHT_M)
+        log_range = -math.log(0.1 + 0.01 * 300 / (factor * 2.0))
+        slope = horizon - 0.034 / (2.0 / factor)
+        assert told.distance_m(log_range, slope, 300, HEIGHT_M) == pytest.approx(2.0)
+        by_size = replace(told, horizon=None)
+        assert by_size.distance_m(log_range, slope, 300, HEIGHT_M) == pytest.approx(factor * 2.0)
+
+
+def test_a_robot_is_as_far_away_as_size_and_slope_say_and_stands_on_the_floor():
+    told = Calibration(0.01, 0.1, 0.2, 0.01)
+    uv = np.array([250.0, 185.0])
+    run, slope = run_and_slope(direction(uv, CAMERA))
+    for robot in (ROBOT, TURRET):
+        xyz_m = told.to_joint_m(uv, -0.2, 1.0, 150, CAMERA, robot)
+        assert np.hypot(*xyz_m[:2]) == pytest.approx(told.distance_m(-0.2, slope, 150 * run, HEIGHT_M))
+        assert xyz_m[2] == pytest.approx(robot.gimbal_m[2] - HEIGHT_M)
 
 
 def test_what_looks_smaller_or_higher_than_anything_far_away_is_far_away():
     told = Calibration(0.01, 0.5, 0.2, 0.01)
-    assert told.size_m(-math.log(0.4), np.array([1.0, 0, 0]), 300) == FARTHEST_M
-    assert told.slope_m(np.array([1.0, 0, 0.02]), HEIGHT_M) == FARTHEST_M
+    assert told.distance_m(-math.log(0.4), 0.02, 300, HEIGHT_M) == pytest.approx(FARTHEST_M)
 
 
 def test_lights_without_a_position_or_a_bearing_only_have_their_height():

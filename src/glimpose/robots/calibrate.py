@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from glimpose.data.files import read_image
 from glimpose.data.led_h5 import RobotCamera, open_recording
 from glimpose.data.robot_poses import read_robot_camera
 from glimpose.robots.estimator import BearingCurve, RobotEstimator, in_photograph
-from glimpose.robots.placement import Calibration, direction, focal_px, slope
+from glimpose.robots.placement import Calibration, direction, focal_px, run_and_slope
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -25,8 +25,6 @@ LEAST_IMAGES = 4
 MIN_SPREAD = 1.5
 """So many images, whose farthest distance is so much larger than the nearest, also tell what is left of a robot's size
 far away, and how distances show in slopes."""
-MAX_SLOPE_ERROR = 0.4
-"""Relative error of distances, on the calibration's own images, above which slopes aren't used."""
 MOST_FRAMES = 1000
 """Of a recording that bearings are equalised over."""
 LEAST_SIGHTINGS = 100
@@ -38,10 +36,9 @@ class Known:
     """A sighting whose distance is known."""
 
     log_range: float
-    depth_per_focal_m: float
-    """Depth over the focal length in the network's input, metres per pixel."""
     slope: float
-    """Of the ray to where the network points: rise over run, in the axes of the camera robot's base."""
+    reach_px: float
+    """As `Calibration.distance_m` takes them."""
     distance_m: float
     """From the camera, in the ground plane."""
 
@@ -115,26 +112,33 @@ def equalize(estimator: RobotEstimator, frames: Path) -> BearingCurve:
 def fit(known: Sequence[Known], camera_height_m: float = math.nan) -> Calibration:
     """Fit size = glare + scale / depth and slope = horizon + rise / distance, robustly.
 
-    Where distances hardly differ, or there are few, there is no glare, and slopes tell a height but no distance. Slopes
-    that don't lead back to the distances they are fitted to (`MAX_SLOPE_ERROR`) tell none either.
+    Where distances hardly differ, or there are few, there is no glare, and slopes tell a height but no distance; nor do
+    they where distances of the images themselves come out worse with them than without.
     """
     sizes = np.exp([-one.log_range for one in known])
-    depths_m, slopes, distances_m = np.array([(one.depth_per_focal_m, one.slope, one.distance_m) for one in known]).T
-    by_slope = None if math.isnan(camera_height_m) else camera_height_m + float(np.median(slopes * distances_m))
+    slopes, reaches_px, distances_m = np.array([(one.slope, one.reach_px, one.distance_m) for one in known]).T
+    depths = distances_m / reaches_px
+    has_height = not math.isnan(camera_height_m)
+    height_m = camera_height_m + float(np.median(slopes * distances_m)) if has_height else None
     if len(known) < LEAST_IMAGES or max(distances_m) < MIN_SPREAD * min(distances_m):
-        return Calibration(float(np.median(depths_m * sizes)), height_m=by_slope)
-    glare, scale_m = _line(1 / depths_m, sizes)
+        return Calibration(float(np.median(depths * sizes)), height_m=height_m)
+    glare, scale_m = _line(1 / depths, sizes)
     if not scale_m > 0:
         raise ValueError("the robot looks larger where it's farther away; check the order of images and distances")
-    by_size = Calibration(scale_m, glare, by_slope)
-    if by_slope is None:
+    by_size = Calibration(scale_m, glare, height_m)
+    if not has_height:
         return by_size
     horizon, rise_m = _line(1 / distances_m, slopes)
-    errors = np.abs((slopes - horizon) / rise_m * distances_m - 1) if rise_m else np.inf
-    if np.median(errors) > MAX_SLOPE_ERROR:
-        logger.warning("slopes of the rays to robots hardly tell their distances: left to sizes alone")
-        return by_size
-    return Calibration(scale_m, glare, camera_height_m + rise_m, horizon)
+    by_both = replace(by_size, height_m=camera_height_m + rise_m, horizon=horizon)
+
+    def error(calibration: Calibration) -> float:
+        found_m = [calibration.distance_m(k.log_range, k.slope, k.reach_px, camera_height_m) for k in known]
+        return float(np.abs(np.log(found_m / distances_m)).mean())
+
+    if rise_m and error(by_both) < error(by_size):
+        return by_both
+    logger.warning("slopes of the rays to robots don't tell their distances: left to sizes alone")
+    return by_size
 
 
 def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
@@ -156,9 +160,9 @@ def _look(
         return None
     input_scale = estimator.model.network.input_scale
     toward = direction(in_photograph(seen.uv_px, width, height, input_scale), camera)
-    depth_m = depth_at_distance(toward, distance_m, camera)
-    focal = focal_px(camera) * input_scale
-    return Known(seen.log_range, depth_m / focal, slope(toward), depth_m * float(np.hypot(*toward[:2])))
+    run, slope = run_and_slope(toward)
+    from_camera_m = depth_at_distance(toward, distance_m, camera) * run
+    return Known(seen.log_range, slope, focal_px(camera) * input_scale * run, from_camera_m)
 
 
 def depth_at_distance(toward: np.ndarray, distance_m: float, camera: RobotCamera) -> float:

@@ -22,7 +22,7 @@ class Calibration:
     """What turns a network's sightings into metres; `calibrate` finds it out, and checkpoints hold it.
 
     A robot's distance shows twice: in its size, and, for both robots stand on the same floor, in how far below the
-    horizon it is seen. Both are known to about 15 %, and their errors have little to do with each other.
+    horizon it is seen. What both are off by has little to do with each other, so their geometric mean is better.
     """
 
     scale_m: float
@@ -34,18 +34,17 @@ class Calibration:
     horizon: float | None = None
     """Slope of the ray (rise over run) to a robot at any distance; None if distances are told by size alone."""
 
-    def size_m(self, log_range: float, toward: np.ndarray, focal_px: float) -> float:
-        """Distance in the ground plane by size, along ``toward``, by a camera of that focal length in the input."""
-        run = float(np.hypot(*toward[:2]))
-        nearness = (math.exp(-log_range) - self.glare) / (self.scale_m * focal_px * run)
-        return 1 / max(nearness, 1 / FARTHEST_M)
+    def distance_m(self, log_range: float, slope: float, reach_px: float, camera_height_m: float) -> float:
+        """Distance from the camera in the ground plane.
 
-    def slope_m(self, toward: np.ndarray, camera_height_m: float) -> float:
-        """Distance in the ground plane by the slope of the ray ``toward`` the point; needs a horizon and a height."""
-        assert self.horizon is not None
-        assert self.height_m is not None
-        nearness = (slope(toward) - self.horizon) / (self.height_m - camera_height_m)
-        return 1 / max(nearness, 1 / FARTHEST_M)
+        ``slope`` is the rise over run of the ray to where the network points, and ``reach_px`` the focal length in the
+        network's input times the run of that ray at a depth of 1.
+        """
+        by_size_m = _at_most_farthest((math.exp(-log_range) - self.glare) / (self.scale_m * reach_px))
+        if self.horizon is None or self.height_m is None:
+            return by_size_m
+        by_slope_m = _at_most_farthest((slope - self.horizon) / (self.height_m - camera_height_m))
+        return math.sqrt(by_size_m * by_slope_m)
 
     def to_joint_m(
         self,
@@ -62,19 +61,20 @@ class Calibration:
         bearing: nothing in its training ties it to the joint (docs/lab-book.md). ``focal_px`` is that of the network's
         input.
         """
-        toward = direction(uv_px, camera)
-        run = float(np.hypot(*toward[:2]))
-        distance_m = self.size_m(log_range, toward, focal_px)
+        toward, camera_height_m = direction(uv_px, camera), float(camera.base_T_cam[2, 3])
+        run, slope = run_and_slope(toward)
+        distance_m = self.distance_m(log_range, slope, focal_px * run, camera_height_m)
         if self.height_m is None:
             return distance_m / run * toward
-        camera_height_m = float(camera.base_T_cam[2, 3])
-        if self.horizon is not None:
-            distance_m = math.sqrt(distance_m * self.slope_m(toward, camera_height_m))
         ahead = toward[:2] / run
         left = np.array([-ahead[1], ahead[0]])
         xy_m = distance_m * ahead - _left_of_joint_m(bearing_rad, self.height_m, robot) * left
         xy_m *= distance_m / np.hypot(*xy_m)  # to the joint, whichever way it lies from the light
         return np.array([*xy_m, robot.gimbal_m[2] - camera_height_m])
+
+
+def _at_most_farthest(nearness_per_m: float) -> float:
+    return 1 / max(nearness_per_m, 1 / FARTHEST_M)
 
 
 def _left_of_joint_m(bearing_rad: float, height_m: float, robot: LedRobot) -> float:
@@ -102,9 +102,10 @@ def direction(uv_px: np.ndarray, camera: RobotCamera) -> np.ndarray:
     return seen
 
 
-def slope(toward: np.ndarray) -> float:
-    """Rise over run of a direction."""
-    return float(toward[2] / np.hypot(*toward[:2]))
+def run_and_slope(toward: np.ndarray) -> tuple[float, float]:
+    """How far a direction goes in the ground plane, and its rise over that run."""
+    run = float(np.hypot(*toward[:2]))
+    return run, float(toward[2]) / run
 
 
 def project(from_camera_m: np.ndarray, camera: RobotCamera) -> np.ndarray:
