@@ -112,7 +112,8 @@ def equalize(estimator: RobotEstimator, frames: Path) -> BearingCurve:
 def fit(known: Sequence[Known], camera_height_m: float = math.nan) -> Calibration:
     """Fit size = glare + scale / depth and slope = horizon + rise / distance, robustly.
 
-    Where distances hardly differ, or there are few, there is no glare, and slopes tell a height but no distance; nor do
+    Both are multiplied by depth or distance first, for what is seen of near robots varies more, in proportion. Where
+    distances hardly differ, or there are few, there is no glare, and slopes tell a height but no distance; nor do
     they where distances of the images themselves come out worse with them than without.
     """
     sizes = np.exp([-one.log_range for one in known])
@@ -122,13 +123,13 @@ def fit(known: Sequence[Known], camera_height_m: float = math.nan) -> Calibratio
     height_m = camera_height_m + float(np.median(slopes * distances_m)) if has_height else None
     if len(known) < LEAST_IMAGES or max(distances_m) < MIN_SPREAD * min(distances_m):
         return Calibration(float(np.median(depths * sizes)), height_m=height_m)
-    glare, scale_m = _line(1 / depths, sizes)
+    scale_m, glare = _line(depths, sizes * depths)
     if not scale_m > 0:
         raise ValueError("the robot looks larger where it's farther away; check the order of images and distances")
     by_size = Calibration(scale_m, glare, height_m)
     if not has_height:
         return by_size
-    horizon, rise_m = _line(1 / distances_m, slopes)
+    rise_m, horizon = _line(distances_m, slopes * distances_m)
     by_both = replace(by_size, height_m=camera_height_m + rise_m, horizon=horizon)
 
     def error(calibration: Calibration) -> float:
