@@ -13,6 +13,7 @@ from glimpose.robots.pretexts import (
     LatentPose,
     WeightedBce,
     bearing_divergence,
+    compass,
     latent_pose,
     log_led_likelihood,
     log_pose_prob,
@@ -272,6 +273,31 @@ def test_weights_of_four_leds_at_right_angles_are_quarters_of_one_plus_cosine():
     maps["led"] = torch.zeros_like(maps["led"])
     found = weighted_bce(FIXED | maps, led_on, there(led_on))
     torch.testing.assert_close(found, torch.full_like(found, math.log(2)))  # the weights sum to one
+
+
+def test_bins_count_by_their_mean_direction_however_spread_they_are():
+    maps, led_on = {**random_maps(2), **FIXED}, random_states(3)
+    spread = {**maps, "bearing": 0.1 * maps["bearing"]}
+    directions = spread["bearing"].softmax(-1) @ compass(spread["bearing"])
+    assert directions.norm(dim=-1).max() < 0.5
+    expected = weighted_bce({**maps, "bearing": directions}, led_on, there(led_on))
+    torch.testing.assert_close(weighted_bce(spread, led_on, there(led_on)), expected)
+
+
+def test_training_starts_with_the_published_loss_and_leaves_no_weight_without_a_gradient():
+    pretext = LatentPose(num_bins=BINS)
+    model = pretext.build(LedFcnConfig(num_scales=2, channels=(4,) * 7), ROBOT)
+    led_on = random_states(4).float()
+    batch = {"led_on": led_on, "is_there": there(led_on).float(), "view_A": torch.zeros(0, 3, 3)}
+    maps = model(torch.rand(2, 3, 40, 56))
+    terms = pretext.terms(maps, {**batch, "started": torch.tensor(0.5)})
+    torch.testing.assert_close(terms["led"], K * weighted_bce(maps, led_on, batch["is_there"]))
+    assert terms["zoom"].abs().max() == terms["doubt"].abs().max() == 0
+    sum(term.sum() for term in terms.values()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    torch.testing.assert_close(
+        pretext.terms(maps, batch)["led"], latent_pose(maps, led_on, batch["is_there"], pretext.certainty)
+    )
 
 
 def test_weighted_bce_has_gradients_through_position_bearing_and_leds():

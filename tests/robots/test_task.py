@@ -65,11 +65,11 @@ def test_training_starts_with_what_glows_in_plain_pictures(room, num_processes):
     start, later = (task_of(room, augmentation=whole, views=0, start_steps=steps) for steps in (4, 0))
     start.loader(0, 8, 0, num_processes)
     batches = [start.batches[i * num_processes] for i in range(6)]
-    assert [float(batch.get("glow_weight", 0)) for batch in batches] == [1, 0.75, 0.5, 0.25, 0, 0]
+    assert [float(batch.get("started", 1)) for batch in batches] == [0, 0.25, 0.5, 0.75, 1, 1]
     same = task_of(room, augmentation=replace(whole, clutter=(0, 0)), views=0).batches[0]
     assert torch.equal(batches[0]["image"], same["image"])
     assert torch.equal(batches[4]["image"], later.batches[4 * num_processes]["image"])
-    assert "glow_weight" not in later.batches[0]
+    assert "started" not in later.batches[0]
 
 
 class Frozen:
@@ -83,6 +83,11 @@ class Frozen:
 
     def __getattr__(self, name):
         return getattr(self.recording, name)
+
+
+def test_second_views_come_once_training_has_started(room):
+    batches = task_of(room, views=6, start_steps=2).batches
+    assert [len(batches[i]["view_A"]) for i in range(4)] == [0, 0, 6, 6]
 
 
 def test_second_views_show_their_frame_where_the_matrix_says(room):
@@ -177,7 +182,9 @@ def test_pose_labels_teach_a_network_to_find_the_robot(room):
 
 def test_the_latent_pose_learns_one_batch(room):
     task = task_of(room, LatentPose(zoom_weight=0.0), frames=8)
-    history = learn(task, {**task.batches[0], "glow_weight": torch.tensor(1.0)}, num_steps=100)
+    batch = task.batches[0]
+    learn(task, {**batch, "started": torch.tensor(0.0)}, num_steps=50)
+    history = learn(task, batch, num_steps=50)
     assert history[-1] < 0.82 * 4 * np.log(2)
 
 

@@ -40,6 +40,12 @@ class Pretext(Protocol):
         """Weighted terms of the loss, each b, of what the network made of ``batch["image"]``."""
 
 
+def compass(bearing: Tensor) -> Tensor:
+    """Cosine and sine of the middle of each of the bins that a ...×bins tensor is of: bins×2."""
+    angle = bin_bearings_rad(bearing.shape[-1]).to(bearing)
+    return torch.stack([angle.cos(), angle.sin()], -1)
+
+
 def log_pose_prob(maps: Maps) -> tuple[Tensor, Tensor]:
     """Log-probabilities of there being a robot at each cell and bearing, b×n×bins, and of there being none, b.
 
@@ -101,11 +107,13 @@ def latent_pose(maps: Maps, led_on: Tensor, is_there: Tensor, certainty: float =
 def weighted_bce(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
     """The published loss (arXiv 2509.10405): cross-entropies weighted by position and by which LED faces the camera.
 
-    One softmax of positions runs over all levels, enlarged to the finest by repeating cells: the network's positions
-    are already those of all copies of a cell together.
+    Of bearing bins, their mean direction is taken for the bearing, however spread they are. One softmax of positions
+    runs over all levels, enlarged to the finest by repeating cells: the network's positions are already those of all
+    copies of a cell together.
     """
     prob = maps["position"].softmax(-1)
-    cos, sin = maps["bearing"].unbind(-1)
+    bearing = maps["bearing"]
+    cos, sin = (bearing if bearing.shape[-1] == 2 else bearing.softmax(-1) @ compass(bearing)).unbind(-1)
     facing = 1 + torch.cos(torch.atan2(sin, cos)[..., None] - maps["azimuth_rad"])
     weight = prob[..., None] * facing / facing.sum(-1, keepdim=True)  # b×n×K
     targets = led_on[:, :, None].expand(-1, -1, prob.shape[1], -1)
@@ -178,10 +186,19 @@ class LatentPose:
         return led_fcn(network, robot, bearing=self.num_bins, led=len(robot.leds), log_range=1)
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the likelihood, the zoom error, and how sure bearings are."""
+        """Give the likelihood, the zoom error, and how sure bearings are; the published loss while training starts.
+
+        The likelihood excuses an LED that is told wrong as one that can't be seen, so it learns slowly from the
+        mistakes of a network that still makes many. The published loss excuses none (docs/lab-book.md).
+        """
         led = latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty)
-        zoom = zoom_error(maps, batch["view_A"])
-        return {"led": led, "zoom": self.zoom_weight * zoom, "doubt": self.doubt_weight * bearing_divergence(maps)}
+        zoom = self.zoom_weight * zoom_error(maps, batch["view_A"])
+        doubt = self.doubt_weight * bearing_divergence(maps)
+        if "started" in batch:
+            published = weighted_bce(maps, batch["led_on"], batch["is_there"])
+            # Several processes refuse to train parameters without a gradient: it's zero instead.
+            led, zoom, doubt = batch["led_on"].shape[-1] * published + 0 * led, 0 * zoom, 0 * doubt
+        return {"led": led, "zoom": zoom, "doubt": doubt}
 
 
 @dataclass(frozen=True)

@@ -28,11 +28,12 @@ class BatchConfig:
 
     frames: int = 32
     views: int = 8
-    """So many of them are seen a second time, larger or smaller, for the range to be learned from."""
+    """So many of them are seen a second time, larger or smaller, for the range to be learned from, once training has
+    started."""
     start_steps: int = 0
-    """Until then frames are changed less than `AugmentConfig` says, for what nothing is known of is hard to find; and
+    """Until then frames are changed less than `AugmentConfig` says, for what nothing is known of is hard to find;
     networks with a map of positions lean on what glows, less and less: it shows the way, but a robot's middle isn't its
-    LEDs."""
+    LEDs; and `LatentPose` learns by the published loss."""
     validation_share: float = 0.1
     """Of the recording's frames: the last ones, for their neighbours in time look like them."""
     validation_frames: int = 256
@@ -103,7 +104,7 @@ class LedBatches(Dataset[Batch]):
             frames += [int(self.frames[first]), int(self.frames[self._opposite(first)])]
             motion = draw_motion(augmentation, np.random.default_rng([self.seed, index, couple]))
             changes += 2 * [Change(motion, augmentation, (self.seed, index, couple, 1))]
-        view_of = range(self.config.views)
+        view_of = range(self.config.views if started == 1 else 0)
         for i in view_of:
             rng = np.random.default_rng([self.seed, index, i, 2])
             frames.append(frames[i])
@@ -111,7 +112,7 @@ class LedBatches(Dataset[Batch]):
             changes.append(Change(motion, augmentation, (self.seed, index, i, 3)))
         batch = self.collate(frames, changes)
         if started < 1:
-            batch["glow_weight"] = torch.tensor(1 - started)
+            batch["started"] = torch.tensor(started)
         size = self.recording.height, self.recording.width, self.scale
         matrices = [change.motion.matrix(*size) for change in changes]
         seconds = matrices[self.config.frames :]
@@ -210,7 +211,7 @@ class RobotsTask:
     def losses(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Weighted terms whose sum is minimised."""
         image = batch["image"].float() / 255
-        maps = model(image, glow_weight=batch["glow_weight"]) if "glow_weight" in batch else model(image)
+        maps = model(image, glow_weight=1 - batch["started"]) if "started" in batch else model(image)
         terms = self.description.pretext.terms(maps, batch)
         return {name: term.mean() for name, term in terms.items()}
 
