@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
 
 from glimpose.data.led_h5 import ROBOMASTER_CAMERA, RobotCamera
 from glimpose.data.led_h5_writer import ml_row
@@ -97,23 +98,23 @@ def test_a_network_that_points_at_the_joint_needs_a_scale_alone(pose):
     np.testing.assert_allclose(place(to_joint_m, bearing, CAMERA, ROBOT)[0], pose, atol=1e-4)
 
 
-def light_view(pose: tuple[float, float, float], light_m: np.ndarray) -> np.ndarray:
-    """Pixel of a point of a robot at (x, y, θ)."""
-    x, y, theta = pose
-    R = np.array([[math.cos(theta), -math.sin(theta), 0], [math.sin(theta), math.cos(theta), 0], [0, 0, 1]])
-    return project(R @ light_m + [x, y, 0] - CAMERA.base_T_cam[:3, 3], CAMERA)
-
-
 def sight(pose: tuple[float, float, float], told: Calibration) -> tuple[np.ndarray, float, float]:
-    """What a network with that calibration sees of a robot whose turret light it points at: pixel, range, bearing."""
+    """What a network with that calibration sees of a robot whose turret light it points at: pixel, range, bearing.
+
+    Calibrations know of one distance, the joint's: the light is moved along the line of sight to it.
+    """
     uv, depth_m, bearing = true_view(*pose)
     left, right = TURRET.leds[1:]
     light = left if 0 < bearing < math.pi else right
-    seen_uv = light_view(pose, np.array(light.position_m))
+    joint_m = depth_m * direction(uv, CAMERA)
+    distance_m = np.hypot(*joint_m[:2])
+    away_m = Rotation.from_euler("z", pose[2]).apply(np.array(light.position_m) - TURRET.gimbal_m)
+    ahead = np.array([*joint_m[:2], 0]) / distance_m
+    light_m = joint_m + away_m - away_m @ ahead * ahead
+    seen_uv = project(light_m, CAMERA)
     assert np.linalg.norm(seen_uv - uv) > 10
-    toward = direction(seen_uv, CAMERA)
-    distance_m = np.hypot(*(depth_m * direction(uv, CAMERA))[:2])
-    size = told.glare + told.scale_m * focal_px(CAMERA) * np.hypot(*toward[:2]) / distance_m
+    run = np.hypot(*direction(seen_uv, CAMERA)[:2])
+    size = told.glare + told.scale_m * focal_px(CAMERA) * run / distance_m
     return seen_uv, -math.log(size), bearing
 
 
@@ -122,12 +123,21 @@ def sight(pose: tuple[float, float, float], told: Calibration) -> tuple[np.ndarr
 def test_a_light_that_is_pointed_at_leads_to_the_joint(theta, glare):
     """A network that points at whichever turret light it sees; calibration told how high that is."""
     pose = (1.5, 0.4, theta)
-    told = Calibration(0.01, glare, height_m=0.2)
+    told = Calibration(0.01, glare, height_m=0.2, horizon=0.0)
     seen_uv, log_range, bearing = sight(pose, told)
     to_joint_m = told.to_joint_m(seen_uv, log_range, bearing, focal_px(CAMERA), CAMERA, TURRET)
     found, _ = place(to_joint_m, bearing, CAMERA, TURRET)
     np.testing.assert_allclose(found[:2], pose[:2], atol=0.01)
     np.testing.assert_allclose(project(to_joint_m, CAMERA), true_view(*pose)[0], atol=1.5)
+
+
+def test_where_slopes_agree_on_no_height_the_point_is_straight_above_or_below_the_joint():
+    told = Calibration(0.01, 0.0, height_m=0.2)
+    seen_uv, log_range, bearing = sight((1.5, 0.4, 0.4), told)
+    to_joint_m = told.to_joint_m(seen_uv, log_range, bearing, focal_px(CAMERA), CAMERA, TURRET)
+    ahead = direction(seen_uv, CAMERA)
+    assert math.atan2(to_joint_m[1], to_joint_m[0]) == pytest.approx(math.atan2(ahead[1], ahead[0]))
+    assert to_joint_m[2] == pytest.approx(TURRET.gimbal_m[2] - HEIGHT_M)
 
 
 @pytest.mark.parametrize("horizon", [0.0, 0.02])

@@ -32,7 +32,8 @@ class Calibration:
     height_m: float | None = None
     """How high above the floor the point is that the network points at; None if it's the joint, or unknown."""
     horizon: float | None = None
-    """Slope of the ray (rise over run) to a robot at any distance; None if distances are told by size alone."""
+    """Slope of the ray (rise over run) to a robot infinitely far away; None if slopes agree on no height, so that
+    distances are told by size alone, and nothing is known of the point but its median height."""
 
     def distance_m(self, log_range: float, slope: float, reach_px: float, camera_height_m: float) -> float:
         """Distance from the camera in the ground plane.
@@ -57,9 +58,9 @@ class Calibration:
     ) -> np.ndarray:
         """From the camera to the joint of a robot of which the network points at a pixel of the photograph.
 
-        Where the point's height is known it is taken for the middle of the LEDs at that height that are seen from the
-        bearing: nothing in its training ties it to the joint (docs/lab-book.md). ``focal_px`` is that of the network's
-        input.
+        Nothing in its training ties the point to the joint (docs/lab-book.md). Where slopes agree on its height, it is
+        taken for the middle of the LEDs at that height that are seen from the bearing. ``focal_px`` is that of the
+        network's input.
         """
         toward, camera_height_m = direction(uv_px, camera), float(camera.base_T_cam[2, 3])
         run, slope = run_and_slope(toward)
@@ -68,8 +69,10 @@ class Calibration:
             return distance_m / run * toward
         ahead = toward[:2] / run
         left = np.array([-ahead[1], ahead[0]])
-        xy_m = distance_m * ahead - _left_of_joint_m(bearing_rad, self.height_m, robot) * left
-        xy_m *= distance_m / np.hypot(*xy_m)  # to the joint, whichever way it lies from the light
+        xy_m = distance_m * ahead
+        if self.horizon is not None:
+            xy_m -= _left_of_joint_m(bearing_rad, self.height_m, robot) * left
+            xy_m *= distance_m / np.hypot(*xy_m)  # to the joint, whichever way it lies from the light
         return np.array([*xy_m, robot.gimbal_m[2] - camera_height_m])
 
 
