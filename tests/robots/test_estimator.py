@@ -57,6 +57,25 @@ def test_places_are_found_to_a_fraction_of_a_cell(level):
         np.testing.assert_allclose(found.uv_px, uv, atol=0.1 * 8 / CONFIG.ratio**level)
 
 
+def test_a_plateau_counts_as_a_whole_whichever_of_its_cells_is_likeliest():
+    """For place and range; bearings and LEDs stay with the likeliest cells."""
+    maps = maps_with({"uv": (100.0, 80.0), "psi": 2.0})
+    center = GRID.uv[int(maps["position"].argmax())]
+    is_plateau = (GRID.level == 0) & ((GRID.uv - center).abs().amax(1) <= 8)
+    assert is_plateau.sum() == 9
+    corner = int(torch.where(is_plateau)[0][0])
+    maps["position"] = torch.where(is_plateau, 0.0, -30.0)
+    maps["position"][corner] = 4.0
+    maps["log_range"] = (GRID.uv[:, 0] - center[0]) / 8
+    maps["bearing"][corner] = 8 * torch.cos(bin_bearings_rad(BINS) + 1.0)
+    sharp, mean = (find_robots(maps, True, DecodeConfig(sharpness=x))[0] for x in (1.0, 0.25))
+    assert np.linalg.norm(sharp.uv_px - GRID.uv[corner].numpy()) < 2
+    assert np.linalg.norm(mean.uv_px - center.numpy()) < 0.6 * np.linalg.norm(sharp.uv_px - center.numpy())
+    assert abs(mean.log_range) < 0.6 * abs(sharp.log_range)
+    for found in (sharp, mean):
+        assert math.cos(found.bearing_rad + 1.0) > math.cos(0.3)
+
+
 def test_bearing_range_and_leds_are_those_at_the_peak():
     for psi in (0.0, 3.0, -1.3):
         robot = {"uv": (100.0, 80.0), "psi": psi, "log_range": -4.0, "led": [3.0, -3.0]}

@@ -140,6 +140,14 @@ def test_where_slopes_agree_on_no_height_the_point_is_straight_above_or_below_th
     assert to_joint_m[2] == pytest.approx(TURRET.gimbal_m[2] - HEIGHT_M)
 
 
+def test_a_camera_at_an_unknown_height_goes_by_size_and_ray():
+    uv, depth_m, bearing = true_view(1.5, 0.3, 1.0)
+    told = Calibration(1.0, 0.0, height_m=0.2, horizon=0.01)
+    camera = unknown_height(CAMERA)
+    to_joint_m = told.to_joint_m(uv, math.log(depth_m / 300), bearing, 300, camera, ROBOT)
+    np.testing.assert_allclose(to_joint_m, depth_m * direction(uv, camera))
+
+
 @pytest.mark.parametrize("horizon", [0.0, 0.02])
 def test_size_and_slope_share_the_distance(horizon):
     """Where one says more and the other less by the same factor, both together are right."""

@@ -22,7 +22,7 @@ class Calibration:
     """What turns a network's sightings into metres; `calibrate` finds it out, and checkpoints hold it.
 
     A robot's distance shows twice: in its size, and, for both robots stand on the same floor, in how far below the
-    horizon it is seen. What both are off by has little to do with each other, so their geometric mean is better.
+    horizon it is seen. What both are off by often has opposite signs, so their geometric mean is used.
     """
 
     scale_m: float
@@ -39,10 +39,10 @@ class Calibration:
         """Distance from the camera in the ground plane.
 
         ``slope`` is the rise over run of the ray to where the network points, and ``reach_px`` the focal length in the
-        network's input times the run of that ray at a depth of 1.
+        network's input times the run of that ray at a depth of 1. A camera at an unknown height (NaN) knows sizes only.
         """
         by_size_m = _at_most_farthest((math.exp(-log_range) - self.glare) / (self.scale_m * reach_px))
-        if self.horizon is None or self.height_m is None:
+        if self.horizon is None or self.height_m is None or math.isnan(camera_height_m):
             return by_size_m
         by_slope_m = _at_most_farthest((slope - self.horizon) / (self.height_m - camera_height_m))
         return math.sqrt(by_size_m * by_slope_m)
@@ -65,7 +65,7 @@ class Calibration:
         toward, camera_height_m = direction(uv_px, camera), float(camera.base_T_cam[2, 3])
         run, slope = run_and_slope(toward)
         distance_m = self.distance_m(log_range, slope, focal_px * run, camera_height_m)
-        if self.height_m is None:
+        if self.height_m is None or math.isnan(camera_height_m):
             return distance_m / run * toward
         ahead = toward[:2] / run
         left = np.array([-ahead[1], ahead[0]])
