@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from glimpose.data.led_h5 import ROBOMASTER_CAMERA
 from glimpose.nets.led_fcn import LedFcnConfig, bin_bearings_rad, pyramid_grid
 from glimpose.robots import estimator as estimator_module
 from glimpose.robots.estimator import (
@@ -19,6 +20,7 @@ from glimpose.robots.estimator import (
     in_photograph,
 )
 from glimpose.robots.leds import Led, LedRobot
+from glimpose.robots.placement import Calibration
 from glimpose.robots.pretexts import LatentPose
 
 CONFIG = LedFcnConfig(num_scales=3)
@@ -195,6 +197,18 @@ def test_a_picture_and_its_mirror_image_show_the_same(seed, monkeypatch):
     np.testing.assert_allclose(back.led_prob, seen.led_prob, atol=1e-5)
     alone = RobotEstimator(estimator.network, model, None, DecodeConfig(max_robots=1, mirror=False)).sight(image)[0]
     assert np.linalg.norm(alone.uv_px - seen.uv_px) > 0
+
+
+def test_two_robots_do_not_stand_in_one_place():
+    leds = (Led("f", 0.0), Led("b", 180.0))
+    model = RobotModel(LedRobot("two", leds, (0.0, 0.0, 0.118)), LedFcnConfig(channels=(4,) * 7), LatentPose())
+    estimator = RobotEstimator(model.build(), model, Calibration(0.01, height_m=0.2))
+    far, near = sighting(u=150.0, v=85.0), replace(sighting(u=200.0, v=85.0), log_range=-0.5)
+    twice = replace(far, uv_px=far.uv_px + 3, presence=0.6)
+    estimator.sight = lambda image: [far, twice, near]
+    image = np.zeros((360, 640, 3), np.uint8)
+    assert [robot.presence for robot in estimator(image, ROBOMASTER_CAMERA)] == [far.presence, near.presence]
+    assert len(estimator(image, None)) == 3  # nobody knows where they stand
 
 
 def crowded(bearing_rad: np.ndarray) -> np.ndarray:

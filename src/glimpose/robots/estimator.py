@@ -24,6 +24,8 @@ RECENTRINGS = 2
 """How often the window around a peak moves to the middle of what it holds."""
 SUPPRESSED_WINDOWS = 1.5
 """So many windows around a robot no other one is looked for."""
+MIN_APART_M = 0.25
+"""Two robots' middles are farther apart than this, for they are wider."""
 SAME_ROBOT_PX = 16
 """So near to each other, in the network's input, what is seen in a picture and in its mirror image is one robot."""
 
@@ -173,6 +175,12 @@ class RobotEstimate:
     cam_T_robot: np.ndarray | None
     """4×4, of its base frame."""
 
+    def overlaps(self, other: "RobotEstimate") -> bool:
+        """Whether both would stand in the same place; unknown places don't."""
+        if self.base_T_target is None or other.base_T_target is None:
+            return False
+        return float(np.hypot(*(self.base_T_target - other.base_T_target)[:2])) < MIN_APART_M
+
 
 @dataclass(frozen=True)
 class BearingCurve:
@@ -273,14 +281,22 @@ class RobotEstimator:
         return seen
 
     def __call__(self, image: np.ndarray, camera: RobotCamera | None) -> list[RobotEstimate]:
-        """Estimate poses in a photograph, surest robot first, at least one; without a camera there are no metres."""
+        """Estimate poses in a photograph, surest robot first, at least one; without a camera there are no metres.
+
+        Where there are, a robot that would stand in the same place as a surer one is that one, seen twice.
+        """
         height, width = image.shape[:2]
         if camera is not None and (camera.width, camera.height) != (width, height):
             raise ValueError(
                 f"the image is {width}×{height} pixels, but its camera takes {camera.width}×{camera.height}; "
                 "give the camera of these images, or resize them"
             )
-        return [self._place(sighting, width, height, camera) for sighting in self.sight(image)]
+        found: list[RobotEstimate] = []
+        for sighting in self.sight(image):
+            robot = self._place(sighting, width, height, camera)
+            if not any(robot.overlaps(surer) for surer in found):
+                found.append(robot)
+        return found
 
     def _place(self, seen: Sighting, width: int, height: int, camera: RobotCamera | None) -> RobotEstimate:
         input_scale = self.model.network.input_scale
