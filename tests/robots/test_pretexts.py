@@ -13,7 +13,6 @@ from glimpose.robots.pretexts import (
     LatentPose,
     WeightedBce,
     bearing_divergence,
-    compass,
     latent_pose,
     log_led_likelihood,
     log_pose_prob,
@@ -278,7 +277,8 @@ def test_weights_of_four_leds_at_right_angles_are_quarters_of_one_plus_cosine():
 def test_bins_count_by_their_mean_direction_however_spread_they_are():
     maps, led_on = {**random_maps(2), **FIXED}, random_states(3)
     spread = {**maps, "bearing": 0.1 * maps["bearing"]}
-    directions = spread["bearing"].softmax(-1) @ compass(spread["bearing"])
+    angle = bin_bearings_rad(BINS).double()
+    directions = spread["bearing"].softmax(-1) @ torch.stack([angle.cos(), angle.sin()], -1)
     assert directions.norm(dim=-1).max() < 0.5
     expected = weighted_bce({**maps, "bearing": directions}, led_on, there(led_on))
     torch.testing.assert_close(weighted_bce(spread, led_on, there(led_on)), expected)

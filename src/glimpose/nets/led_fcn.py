@@ -101,6 +101,14 @@ def bin_bearings_rad(num_bins: int) -> Tensor:
     return torch.arange(num_bins) * (2 * math.pi / num_bins)
 
 
+def mean_direction(bearing: Tensor) -> Tensor:
+    """Cosine and sine that a bearing head means, ...×2: as it gives them, or the mean over its bins."""
+    if bearing.shape[-1] == 2:
+        return bearing
+    angle = bin_bearings_rad(bearing.shape[-1]).to(bearing)
+    return bearing.softmax(-1) @ torch.stack([angle.cos(), angle.sin()], -1)
+
+
 def curve_coefficients(azimuth_rad: Tensor, half_width_rad: Tensor) -> Tensor:
     """K×(1 + 2·harmonics) coefficients of visibility logits that are 0 at the ends of each LED's arc."""
     constant = -CURVE_SHARPNESS * half_width_rad.cos()

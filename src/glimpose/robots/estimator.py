@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from glimpose.config import from_dict
 from glimpose.data.led_h5 import RobotCamera
-from glimpose.nets.led_fcn import LedFcn, LedFcnConfig
+from glimpose.nets.led_fcn import LedFcn, LedFcnConfig, mean_direction
 from glimpose.robots.baselines import AnyPretext
 from glimpose.robots.labels import input_image
 from glimpose.robots.leds import LedRobot
 from glimpose.robots.placement import Calibration, focal_px, place, project
-from glimpose.robots.pretexts import compass
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 BATCHED_MAPS = ("position", "uv", "bearing", "led", "log_range")
@@ -145,10 +144,8 @@ def _confidence(led_prob: np.ndarray, logit: Tensor) -> float:
 
 def _directions(bearing: Tensor) -> np.ndarray:
     """Mean direction at each cell, n×2; shorter than 1 where a distribution is broad."""
-    if bearing.shape[-1] == 2:
-        return nn.functional.normalize(bearing.double(), dim=-1).cpu().numpy()
-    prob = bearing.double().softmax(-1).cpu()
-    return (prob @ compass(prob)).numpy()
+    direction = mean_direction(bearing.double().cpu())
+    return (nn.functional.normalize(direction, dim=-1) if bearing.shape[-1] == 2 else direction).numpy()
 
 
 def _circular(direction: np.ndarray) -> tuple[float, float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from glimpose.nets.led_fcn import LedFcn, LedFcnConfig, bin_bearings_rad, visibility_logits
+from glimpose.nets.led_fcn import LedFcn, LedFcnConfig, bin_bearings_rad, mean_direction, visibility_logits
 from glimpose.robots.leds import LedRobot
 
 COMPARED_CELLS = 32
@@ -38,12 +38,6 @@ class Pretext(Protocol):
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Weighted terms of the loss, each b, of what the network made of ``batch["image"]``."""
-
-
-def compass(bearing: Tensor) -> Tensor:
-    """Cosine and sine of the middle of each of the bins that a ...×bins tensor is of: bins×2."""
-    angle = bin_bearings_rad(bearing.shape[-1]).to(bearing)
-    return torch.stack([angle.cos(), angle.sin()], -1)
 
 
 def log_pose_prob(maps: Maps) -> tuple[Tensor, Tensor]:
@@ -112,8 +106,7 @@ def weighted_bce(maps: Maps, led_on: Tensor, is_there: Tensor) -> Tensor:
     copies of a cell together.
     """
     prob = maps["position"].softmax(-1)
-    bearing = maps["bearing"]
-    cos, sin = (bearing if bearing.shape[-1] == 2 else bearing.softmax(-1) @ compass(bearing)).unbind(-1)
+    cos, sin = mean_direction(maps["bearing"]).unbind(-1)
     facing = 1 + torch.cos(torch.atan2(sin, cos)[..., None] - maps["azimuth_rad"])
     weight = prob[..., None] * facing / facing.sum(-1, keepdim=True)  # b×n×K
     targets = led_on[:, :, None].expand(-1, -1, prob.shape[1], -1)
@@ -191,14 +184,17 @@ class LatentPose:
         The likelihood excuses an LED that is told wrong as one that can't be seen, so it learns slowly from the
         mistakes of a network that still makes many. The published loss excuses none (docs/lab-book.md).
         """
-        led = latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty)
-        zoom = self.zoom_weight * zoom_error(maps, batch["view_A"])
-        doubt = self.doubt_weight * bearing_divergence(maps)
         if "started" in batch:
             published = weighted_bce(maps, batch["led_on"], batch["is_there"])
-            # Several processes refuse to train parameters without a gradient: it's zero instead.
-            led, zoom, doubt = batch["led_on"].shape[-1] * published + 0 * led, 0 * zoom, 0 * doubt
-        return {"led": led, "zoom": zoom, "doubt": doubt}
+            # Several processes refuse to train parameters without a gradient: those of the likelihood's get zero.
+            unused = 0 * (maps["no_robot"].sum() + maps["visibility"].sum())
+            none = torch.zeros_like(published)
+            return {"led": batch["led_on"].shape[-1] * published + unused, "zoom": none, "doubt": none}
+        return {
+            "led": latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty),
+            "zoom": self.zoom_weight * zoom_error(maps, batch["view_A"]),
+            "doubt": self.doubt_weight * bearing_divergence(maps),
+        }
 
 
 @dataclass(frozen=True)
