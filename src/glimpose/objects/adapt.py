@@ -34,7 +34,7 @@ from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.self_supervision import Assessment, Round, SelfSupervisionConfig
-from glimpose.objects.static_scene import Sighting
+from glimpose.objects.structure_from_motion import find_cameras
 from glimpose.objects.task import Batch, CurriculumConfig, SynthesisBatches
 from glimpose.objects.train import ObjectsConfig, build_task, load_objects
 from glimpose.render.mesh import Mesh
@@ -163,8 +163,7 @@ class _Adaptation:
         all_labels: list[Labels] = []
         for number in range(1, self.adaptation.rounds + 1):
             folder = self.run_dir / f"round-{number}"
-            earlier = all_labels[0].sightings if all_labels else ()
-            labels = self.label(teacher, folder / "labels.safetensors", earlier)
+            labels = self.label(teacher, folder / "labels.safetensors")
             student = self.train(best, labels, folder / "training")
             pupil = self.estimator(student)
             after = Assessment.of(pupil, self.held_out, self.confidence)
@@ -180,12 +179,12 @@ class _Adaptation:
         write_page(self.run_dir / "page.html", self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
         return self.save(best, sum(r.is_kept for r in rounds))
 
-    def label(self, teacher: PoseEstimator, path: Path, earlier: Sequence[Sighting]) -> Labels:
+    def label(self, teacher: PoseEstimator, path: Path) -> Labels:
         """Label the photographs, or read how they were labelled before an interruption."""
         if self.resume and path.exists():
             return Labels.load(path)
         if self.adaptation.static_scene:
-            labels = label_static_scene(teacher, self.taught, earlier)
+            labels = label_static_scene(teacher, self.taught, self.cameras())
         else:
             labels = label(teacher, self.taught, self.believed, self.adaptation.filter)
         expected = sum(entry.weight for entry in labels.labels)
@@ -200,6 +199,15 @@ class _Adaptation:
         path.parent.mkdir(parents=True, exist_ok=True)
         labels.save(path)
         return labels
+
+    def cameras(self) -> dict[int, np.ndarray]:
+        """Where the photographs that are learned from were taken from; found once."""
+        path = self.run_dir / "cameras.safetensors"
+        if not path.exists():
+            found = find_cameras(self.taught)
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            save_tensors(path, {str(number): torch.from_numpy(pose) for number, pose in found.items()}, {})
+        return {int(number): pose.numpy() for number, pose in load_checkpoint(path).tensors.items()}
 
     def train(self, start: Path, labels: Labels, folder: Path) -> Path:
         """Train a student, and return the average of its weights."""

@@ -2,8 +2,8 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence,
 from glimpose.objects.crops import is_in_view, resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.photographs import Photograph
-from glimpose.objects.static_scene import Layout, Sighting, find_layouts, fit_layout
+from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Sighting, StaticScene, fit_scene, place_objects
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -24,10 +24,12 @@ logger = logging.getLogger(__name__)
 CELLS_A_PX = resize_matrix(1 / STRIDE, 1 / STRIDE)
 """From pixels of a network's input to cells of its maps."""
 LEAST_OVERLAP = 0.5
-"""Intersection over union of the object drawn where a layout has it and the teacher's amodal mask."""
-LEAST_COORDINATES = 0.2
-"""Mean agreement of object coordinates over a layout's photographs: an object that its own surface denies is left out.
-It may be seen from the wrong side in all photographs alike."""
+"""Intersection over union of the object drawn where the scene has it and the teacher's amodal mask."""
+LEAST_SCORE = 0.12
+"""Mean probability of an object's being in a place, over the photographs that show it. What stands still and looks a
+little like the object is taken for it in many photographs alike, but agrees less."""
+FITS = 2
+"""Of objects to all photographs: what is believed depends on the scene's unit, which the first makes exact."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +83,6 @@ class Labels:
     labels: list[PseudoLabel]
     background: np.ndarray
     """n×rows×columns float32, for each photograph the probability that a cell of the glance shows no known object."""
-    sightings: Sequence[Sighting] = ()
-    """What layouts were found from, where they were."""
 
     def save(self, path: Path) -> None:
         """Write them, whole or not at all."""
@@ -93,9 +93,7 @@ class Labels:
             for label in self.labels
         ]
         tensors["background"] = torch.from_numpy(self.background)
-        tensors["sighted"] = torch.from_numpy(np.array([s.cam_T_obj for s in self.sightings]).reshape(-1, 4, 4))
-        sightings = [[s.photograph, s.object_index, s.score] for s in self.sightings]
-        save_tensors(path, tensors, {"labels": rows, "sightings": sightings})
+        save_tensors(path, tensors, {"labels": rows})
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
@@ -115,11 +113,7 @@ class Labels:
             )
             for i, row in enumerate(content.metadata["labels"])
         ]
-        sightings = [
-            Sighting(int(row[0]), int(row[1]), pose, row[2])
-            for row, pose in zip(content.metadata["sightings"], arrays["sighted"], strict=True)
-        ]
-        return cls(labels, arrays["background"], sightings)
+        return cls(labels, arrays["background"])
 
 
 def label(
@@ -137,14 +131,13 @@ def label(
 
 
 def label_static_scene(
-    teacher: PoseEstimator, photographs: Sequence[Photograph], earlier: Sequence[Sighting] = ()
+    teacher: PoseEstimator, photographs: Sequence[Photograph], cam_T_scene: Mapping[int, np.ndarray]
 ) -> Labels:
     """Let the teacher look at photographs of a scene that stands still, and believe what many of them agree on.
 
-    Sightings of an ``earlier`` teacher, which hadn't learned from labels yet, have a say in where objects stand.
-
-    Where photographs agree on a layout, all its objects are labelled, found there or not, unless the teacher looks
-    there and sees nothing of the kind: it may be hidden, or have been moved. Other poses weigh nothing.
+    ``cam_T_scene`` is by photograph, in any unit (`structure_from_motion.find_cameras`). Where photographs agree that
+    an object stands, it is labelled in all of them, found there or not, unless the teacher looks there and sees nothing
+    of the kind: it may be hidden, or have been moved. Other poses weigh nothing.
     """
     found = _find(teacher, photographs)
     sightings = [
@@ -152,54 +145,55 @@ def label_static_scene(
         for number, poses in enumerate(found.poses)
         for pose in poses
     ]
-    layouts = find_layouts([*earlier, *sightings], [photograph.K for photograph in photographs], teacher.objects)
-    layouts = [_fitted(layout, teacher, photographs) for layout in layouts]
-    trusted: dict[tuple[int, int], tuple[float, int, PoseEstimate]] = {}  # by photograph and object
-    for i, layout in enumerate(layouts):
-        for (number, index), (trust, pose) in _trusted(layout, teacher, photographs).items():
-            if trust > trusted.get((number, index), (0.0,))[0]:
-                trusted[number, index] = (trust, i, pose)
-    coordinates = defaultdict(list)
-    for (_, index), (_, i, pose) in trusted.items():
-        assert pose.agreement is not None
-        coordinates[i, index].append(pose.agreement.coordinates)
-    labels = []
-    for (number, index), (_, i, pose) in trusted.items():
-        weight = float(np.mean(coordinates[i, index]) >= LEAST_COORDINATES)
-        labels.append(_label(number, pose, photographs[number].K, pose.score, weight))
-    for number, poses in enumerate(found.poses):
-        others = [pose for pose in poses if (number, pose.look.detection.object_index) not in trusted]
-        labels += [_label(number, pose, photographs[number].K, pose.score, 0.0) for pose in others]
-    for layout in layouts:
-        told = ", ".join(f"{teacher.objects[k].name} {count}" for k, count in sorted(layout.support.items()))
-        logger.info("a layout that %d photographs agree on, by object: %s", len(layout.cam_T_scene), told)
-    return Labels(labels, found.background, sightings)
-
-
-def _fitted(layout: Layout, teacher: PoseEstimator, photographs: Sequence[Photograph]) -> Layout:
-    """Move cameras and objects to where all drawn objects fit what the teacher sees of them."""
+    scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
+    seen = _seen(scene, teacher, photographs)
     assert teacher.search is not None
-    seen = _trusted(layout, teacher, photographs)
-    evidence = {pair: pose.look.evidence() for pair, (_, pose) in seen.items()}
-    return fit_layout(layout, evidence, teacher.objects, teacher.search)
+    for _ in range(FITS):
+        evidence = {pair: pose.look.evidence() for pair, pose in seen.items()}
+        scene = fit_scene(scene, evidence, teacher.objects, teacher.search)
+        scene, seen = _believed(scene, _seen(scene, teacher, photographs))
+    labels = [_label(number, pose, photographs[number].K, pose.score, 1.0) for (number, _), pose in seen.items()]
+    known = {(label.photograph, label.object_index) for label in labels}
+    for number, poses in enumerate(found.poses):
+        others = [pose for pose in poses if (number, pose.look.detection.object_index) not in known]
+        labels += [_label(number, pose, photographs[number].K, pose.score, 0.0) for pose in others]
+    for p, placement in enumerate(scene.placements):
+        name, count = teacher.objects[placement.object_index].name, sum(q == p for _, q in seen)
+        logger.info("%s: stands where %d photographs agree, seen in %d", name, len(placement.photographs), count)
+    return Labels(labels, found.background)
 
 
-def _trusted(
-    layout: Layout, teacher: PoseEstimator, photographs: Sequence[Photograph]
-) -> dict[tuple[int, int], tuple[float, PoseEstimate]]:
-    """By photograph and object, what the teacher sees where a layout has it, and how far that is to be trusted."""
-    trusted = {}
-    for number in layout.cam_T_scene:
+def _seen(
+    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph]
+) -> dict[tuple[int, int], PoseEstimate]:
+    """By photograph and number of the placement, what the teacher sees there; of an object's places the likeliest."""
+    best: dict[tuple[int, int], tuple[int, PoseEstimate]] = {}  # by photograph and object
+    for number in scene.cam_T_scene:
         image, K = photographs[number].image, photographs[number].K
         poses = [
-            (index, pose) for index, pose in layout.cam_T_obj(number).items() if is_in_view(pose, K, *image.shape[:2])
+            (p, placement.object_index, scene.cam_T_obj(number, placement))
+            for p, placement in enumerate(scene.placements)
         ]
-        for (index, _), pose in zip(poses, teacher.verify(image, K, poses), strict=True):
+        poses = [entry for entry in poses if is_in_view(entry[2], K, *image.shape[:2])]
+        looked = teacher.verify(image, K, [(index, pose) for _, index, pose in poses])
+        for (p, index, _), pose in zip(poses, looked, strict=True):
             assert pose.agreement is not None
-            trust = pose.agreement.overlap + ((number, index) in layout.agreeing)
-            if trust >= LEAST_OVERLAP:
-                trusted[number, index] = (trust, pose)
-    return trusted
+            is_better = (number, index) not in best or pose.score > best[number, index][1].score
+            if pose.agreement.overlap >= LEAST_OVERLAP and is_better:
+                best[number, index] = (p, pose)
+    return {(number, p): pose for (number, _), (p, pose) in best.items()}
+
+
+def _believed(
+    scene: StaticScene, seen: dict[tuple[int, int], PoseEstimate]
+) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
+    """Leave out places where, over all photographs that show them, the object isn't likely enough to be."""
+    scores = defaultdict(list)
+    for (_, p), pose in seen.items():
+        scores[p].append(pose.score)
+    kept = [p for p in sorted(scores) if len(scores[p]) >= LEAST_PHOTOGRAPHS and np.mean(scores[p]) >= LEAST_SCORE]
+    scene = replace(scene, placements=[scene.placements[p] for p in kept])
+    return scene, {(number, kept.index(p)): pose for (number, p), pose in seen.items() if p in kept}
 
 
 @dataclass(frozen=True)
