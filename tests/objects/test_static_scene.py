@@ -158,7 +158,7 @@ class Teacher:
         self.objects, self.sightings, self.truth = objects, sightings, truth
         self.search = self
         self.disowned = -1
-        """Object whose coordinates agree with no pose."""
+        """Object that is hardly likely to be anywhere."""
 
     def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
         own = [s for s in self.sightings if s.photograph == image.flat[0]]
@@ -191,9 +191,8 @@ class Teacher:
             1.0,
             torch.zeros(3),
         )
-        coordinates = 0.05 if index == self.disowned else 0.6
-        agreement = Agreement(0.9, overlap, coordinates, 0.9, 0.9, 0.9, 0.9)
-        return PoseEstimate(self.objects[index], pose, 0.3, look, 0.0, agreement)
+        agreement = Agreement(0.9, overlap, 0.9, 0.9, 0.9, 0.9, 0.9)
+        return PoseEstimate(self.objects[index], pose, 0.05 if index == self.disowned else 0.3, look, 0.0, agreement)
 
 
 def test_labels_come_from_the_scene(objects: list[ObjectModel]):
