@@ -180,6 +180,20 @@ def test_network_runs_channels_last_in_the_chosen_precision_on_float32_inputs(tm
     assert seen == [(torch.float32, torch.bfloat16 if precision == "bf16-mixed" else torch.float32, True)]
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "dtype"), [({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16)]
+)
+def test_bf16_is_chosen_where_there_are_instructions_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    seen = []
+    task = MeanTask()
+    task.model[0].register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    fit(task, replace(CONFIG, steps=1, precision="auto", accelerator="cpu"), tmp_path)
+    assert seen[0] == dtype
+
+
 def test_loss_that_is_not_finite_stops_with_step_and_term(tmp_path: Path) -> None:
     class PoisonedTask(MeanTask):
         def losses(self, model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -157,13 +157,14 @@ class _Adaptation:
     def run(self) -> Path:
         """Go through all rounds, or until one doesn't help."""
         best, teacher = self.checkpoint, self.first
+        cam_T_scene = self.cameras() if self.adaptation.static_scene else {}
         first = now = Assessment.of(teacher, self.held_out, self.confidence)
         logger.info("agreement in %d photographs held out: %.3f", len(self.held_out), now.agreement)
         rounds: list[Round] = []
         all_labels: list[Labels] = []
         for number in range(1, self.adaptation.rounds + 1):
             folder = self.run_dir / f"round-{number}"
-            labels = self.label(teacher, folder / "labels.safetensors")
+            labels = self.label(teacher, folder / "labels.safetensors", cam_T_scene)
             student = self.train(best, labels, folder / "training")
             pupil = self.estimator(student)
             after = Assessment.of(pupil, self.held_out, self.confidence)
@@ -179,12 +180,12 @@ class _Adaptation:
         write_page(self.run_dir / "page.html", self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
         return self.save(best, sum(r.is_kept for r in rounds))
 
-    def label(self, teacher: PoseEstimator, path: Path) -> Labels:
+    def label(self, teacher: PoseEstimator, path: Path, cam_T_scene: dict[int, np.ndarray]) -> Labels:
         """Label the photographs, or read how they were labelled before an interruption."""
         if self.resume and path.exists():
             return Labels.load(path)
         if self.adaptation.static_scene:
-            labels = label_static_scene(teacher, self.taught, self.cameras())
+            labels = label_static_scene(teacher, self.taught, cam_T_scene)
         else:
             labels = label(teacher, self.taught, self.believed, self.adaptation.filter)
         expected = sum(entry.weight for entry in labels.labels)

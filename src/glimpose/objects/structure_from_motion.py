@@ -23,12 +23,12 @@ def find_cameras(photographs: Sequence[Photograph]) -> dict[int, np.ndarray]:
     The scene's frame and unit are arbitrary: pictures alone don't tell how large things are. Local features are matched
     in every pair of photographs, so time grows with the square of their number (100 take four minutes on two cores).
 
-    Raises ValueError where too few photographs show the same scene, and ImportError without pycolmap.
+    Raises ValueError where too few photographs show the same scene, and without pycolmap.
     """
     try:
         import pycolmap
     except ImportError as error:
-        raise ImportError("static_scene needs pycolmap, which finds cameras: pip install glimpose[scene]") from error
+        raise ValueError("static_scene needs pycolmap, which finds cameras: pip install glimpose[scene]") from error
     pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
     pycolmap.set_random_seed(SEED)
     with tempfile.TemporaryDirectory() as temporary:

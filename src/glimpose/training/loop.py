@@ -51,7 +51,8 @@ class TrainingConfig:
     log_every: int = 20
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = 1
-    precision: Literal["bf16-mixed", "32-true"] = "bf16-mixed"
+    precision: Literal["auto", "bf16-mixed", "32-true"] = "auto"
+    """Automatically bf16 where the device has instructions for it; a CPU without is fifteen times slower in it."""
     channels_last: bool = True
     num_workers: int = 0
     """Processes that make batches; read by whoever builds the task's loader."""
@@ -180,9 +181,18 @@ def _make_fabric(config: TrainingConfig) -> Fabric:
     accelerator = config.accelerator
     if accelerator == "auto":
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
-    precision = _Autocast("bf16-mixed", accelerator) if config.precision == "bf16-mixed" else Precision()
+    is_bf16 = _has_bf16(accelerator) if config.precision == "auto" else config.precision == "bf16-mixed"
+    logger.info("training on %s in %s", accelerator, "bf16" if is_bf16 else "float32")
+    precision = _Autocast("bf16-mixed", accelerator) if is_bf16 else Precision()
     strategy = "auto" if config.devices == 1 else "ddp"
     return Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy, plugins=[precision])
+
+
+def _has_bf16(accelerator: str) -> bool:
+    if accelerator == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older versions of torch can't tell
+    return any(bool(capabilities.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 class _State:
