@@ -1,38 +1,75 @@
 """Muon for the matrices of a network, AdamW for all else."""
 
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-try:
-    from torch.optim import Muon
-except ImportError:  # before torch 2.9
-    Muon = None  # type: ignore[assignment, misc]
+MOMENTUM = 0.95
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+"""Coefficients of a quintic that brings singular values to 0.7 to 1.2 in five steps (Jordan et al.)."""
+RMS_OF_ADAMW = 0.2
+"""Root mean square of AdamW's usual steps, in learning rates."""
 
-logger = logging.getLogger(__name__)
+
+class Muon(Optimizer):
+    """Steps with like singular values (Jordan et al., 2024), of AdamW's size (Liu et al., arXiv 2502.16982).
+
+    As torch.optim.Muon takes them, but in the parameters' own precision, and with matrices of one shape together:
+    torch's computes in bfloat16, for which many processors have no instructions (docs/lab-book.md, 50). A parameter
+    with more than two axes is the matrix of its first against all others.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Take one step by the gradients at hand."""
+        for group in self.param_groups:
+            alike: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = defaultdict(list)
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    state = self.state[parameter]
+                    if not state:
+                        state["momentum_buffer"] = torch.zeros_like(parameter)
+                    momentum = state["momentum_buffer"].lerp_(parameter.grad, 1 - MOMENTUM)
+                    matrix = parameter.grad.lerp(momentum, MOMENTUM).flatten(1)  # Nesterov's
+                    alike[len(matrix), matrix.shape[1]].append((parameter, matrix))
+            for shape, members in alike.items():
+                steps = orthogonalised(torch.stack([matrix for _, matrix in members]))
+                for (parameter, _), step in zip(members, steps, strict=True):
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(step.reshape(parameter.shape), alpha=group["lr"] * RMS_OF_ADAMW * max(shape) ** 0.5)
+
+
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Bring the singular values of n×r×c matrices near to 1, and leave their singular vectors as they are."""
+    x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(5):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
 class MuonAdamW(Optimizer):
     """Muon steps layers that mix channels, AdamW all other parameters: norms, biases, depthwise layers, banks of heads.
 
-    Muon (Jordan et al., 2024) makes every singular value of a matrix's step equally large, so that directions which
-    gradients seldom show are learned as fast as those they always show. A convolution's matrix is outputs × (inputs ·
-    kernel). Its steps are scaled to AdamW's usual size (Liu et al., arXiv 2502.16982), so one learning rate fits both.
+    Muon makes every singular value of a matrix's step equally large, so that directions which gradients seldom show are
+    learned as fast as those they always show. One learning rate fits both.
 
     Each group has a ``factor``, by which whoever sets its ``lr`` multiplies the learning rate: a module may slow some
     of its parameters down by their attribute ``learning_rate_factor``, such as those of an encoder learned before.
     """
 
     def __init__(self, model: nn.Module, learning_rate: float, weight_decay: float) -> None:
-        if Muon is None:
-            logger.warning("torch %s has no Muon: AdamW steps all, which takes a quarter more steps", torch.__version__)
         groups: dict[tuple[bool, bool, float], dict[str, nn.Parameter]] = defaultdict(dict)
         for prefix, module in model.named_modules():
-            mixes = Muon is not None and isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
+            mixes = isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
             for name, parameter in module.named_parameters(prefix, recurse=False):
                 if parameter.requires_grad:
                     is_matrix = parameter.ndim >= 2
@@ -48,8 +85,7 @@ class MuonAdamW(Optimizer):
         for (by_muon, is_matrix, _), members in groups.items():
             parameters, decay = list(members.values()), weight_decay if is_matrix else 0.0
             if by_muon:
-                matrices = [nn.Parameter(_as_matrix(parameter.detach(), parameter)) for parameter in parameters]
-                self._inner.append(Muon(matrices, learning_rate, decay, adjust_lr_fn="match_rms_adamw"))
+                self._inner.append(Muon(parameters, learning_rate, decay))
             else:
                 self._inner.append(AdamW(parameters, learning_rate, weight_decay=decay, fused=True))
 
@@ -62,11 +98,6 @@ class MuonAdamW(Optimizer):
                 loss = closure()
         for group, inner in zip(self.param_groups, self._inner, strict=True):
             inner.param_groups[0]["lr"] = group["lr"]
-            if not isinstance(inner, AdamW):
-                # Muon knows each weight as a matrix in the same memory.
-                for parameter, matrix in zip(group["params"], inner.param_groups[0]["params"], strict=True):
-                    matrix.data = _as_matrix(parameter.detach(), parameter)
-                    matrix.grad = None if parameter.grad is None else _as_matrix(parameter.grad, parameter)
             inner.step()
         return loss
 
@@ -98,10 +129,3 @@ class MuonAdamW(Optimizer):
         for names, inner in zip(self._names, self._inner, strict=True):
             for name, parameter in zip(names, inner.param_groups[0]["params"], strict=True):
                 yield inner, name, parameter
-
-
-def _as_matrix(tensor: Tensor, like: nn.Parameter) -> Tensor:
-    """Flatten all axes but the first, in the order in which ``like`` has them in memory."""
-    if like.ndim == 4 and not like.is_contiguous():
-        tensor = tensor.permute(0, 2, 3, 1)  # channels last
-    return tensor.reshape(len(tensor), -1)
