@@ -34,8 +34,6 @@ NEAREST = 0.25
 """Of the sum of two objects' diameters: nearer to each other than this, one of them is taken for the other."""
 LEAST_PHOTOGRAPHS = 5
 """That have to agree on where an object stands."""
-LEAST_SHARE = 0.15
-"""Of the most photographs that agree on where any object stands: less is chance."""
 SAME_TURN_RAD = np.deg2rad(12)
 """By which two sightings may disagree on how the camera turned, to have a say in how far it moved."""
 LEAST_TURN_RAD = np.deg2rad(10)
@@ -148,8 +146,7 @@ def find_placements(
     for _, placement in found:
         if all(_go_together(placement, other, unit_m, objects) for other in placements):
             placements.append(placement)
-    most = max((len(placement.photographs) for placement in placements), default=0)
-    return [placement for placement in placements if len(placement.photographs) >= LEAST_SHARE * most]
+    return placements
 
 
 def _placements_of(
