@@ -32,7 +32,7 @@ MOST_VARIANTS = 24
 """Of one sighting of an object that looks the same from everywhere around."""
 NEAREST = 0.25
 """Of the sum of two objects' diameters: nearer to each other than this, one of them is taken for the other."""
-LEAST_PHOTOGRAPHS = 5
+LEAST_PHOTOGRAPHS = 3
 """That have to agree on where an object stands."""
 SAME_TURN_RAD = np.deg2rad(12)
 """By which two sightings may disagree on how the camera turned, to have a say in how far it moved."""
