@@ -192,7 +192,7 @@ def test_at_first_all_levels_have_equal_shares_of_the_robot():
     model = network().eval()
     with torch.no_grad():
         model.head.weight.zero_()
-        prob = model(torch.rand(1, 3, 180, 320))["position"][0].softmax(0)
+        prob = model(torch.rand(1, 3, 180, 320))["position"][0].double().softmax(0)
     grid = pyramid_grid(180, 320, SMALL)
     shares = [float(prob[grid.level == level].sum()) for level in range(SMALL.num_scales)]
     assert shares == pytest.approx([1 / SMALL.num_scales] * SMALL.num_scales)
