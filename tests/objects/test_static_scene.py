@@ -159,6 +159,8 @@ class Teacher:
         self.search = self
         self.disowned = -1
         """Object that is hardly likely to be anywhere."""
+        self.dim = -1
+        """Photograph in which all poses are hardly likely."""
 
     def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
         own = [s for s in self.sightings if s.photograph == image.flat[0]]
@@ -169,10 +171,11 @@ class Teacher:
 
     def verify(self, image: np.ndarray, K: np.ndarray, poses: list[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
         off_m = [np.linalg.norm(self.truth[image.flat[0]][index][:3, 3] - pose[:3, 3]) for index, pose in poses]
-        return [
+        looked = [
             self.estimate(K, index, pose, overlap=0.9 if off < 0.1 else 0.0)
             for off, (index, pose) in zip(off_m, poses, strict=True)
         ]
+        return [replace(pose, score=0.03) for pose in looked] if image.flat[0] == self.dim else looked
 
     def pull(self, *_: object) -> tuple[np.ndarray, np.ndarray]:
         """As a search, it's content with every pose."""
@@ -192,7 +195,8 @@ class Teacher:
             torch.zeros(3),
         )
         agreement = Agreement(0.9, overlap, 0.9, 0.9, 0.9, 0.9, 0.9)
-        return PoseEstimate(self.objects[index], pose, 0.05 if index == self.disowned else 0.3, look, 0.0, agreement)
+        score = 0.05 if index == self.disowned else 0.3
+        return PoseEstimate(self.objects[index], pose, score, look, 0.0, agreement)
 
 
 def test_labels_come_from_the_scene(objects: list[ObjectModel]):
@@ -206,6 +210,7 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel]):
     teacher.disowned = 2
     photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(24)]
     del cameras[7]
+    teacher.dim = 5
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
     believed = [label for label in labels.labels if label.weight > 0]
     assert len({(label.photograph, label.object_index) for label in believed}) == len(believed)
@@ -216,6 +221,8 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel]):
     assert all(label.object_index != 2 and label.photograph != 7 for label in believed)
     found = {(s.photograph, s.object_index) for s in sightings if is_right(s, truth)}
     assert any((label.photograph, label.object_index) not in found for label in believed)
+    assert all((label.weight < 0.12) == (label.photograph == 5) for label in believed)
+    assert max(label.weight for label in believed) == 1
     assert labels.background.shape == (24, 2, 2)
 
 

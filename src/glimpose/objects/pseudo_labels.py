@@ -137,7 +137,8 @@ def label_static_scene(
 
     ``cam_T_scene`` is by photograph, in any unit (`structure_from_motion.find_cameras`). Where photographs agree that
     an object stands, it is labelled in all of them, found there or not, unless the teacher looks there and sees nothing
-    of the kind: it may be hidden, or have been moved. Other poses weigh nothing.
+    of the kind: it may be hidden, or have been moved. Labels weigh by how likely they are, relative to the object's
+    others, and at most 1. Other poses weigh nothing.
     """
     found = _find(teacher, photographs)
     sightings = [
@@ -152,7 +153,14 @@ def label_static_scene(
         evidence = {pair: pose.look.evidence() for pair, pose in seen.items()}
         scene = fit_scene(scene, evidence, teacher.objects, teacher.search)
         scene, seen = _believed(scene, _seen(scene, teacher, photographs))
-    labels = [_label(number, pose, photographs[number].K, pose.score, 1.0) for (number, _), pose in seen.items()]
+    scores = defaultdict(list)
+    for (_, p), pose in seen.items():
+        scores[scene.placements[p].object_index].append(pose.score)
+    labels = []
+    for (number, p), pose in seen.items():
+        # Less likely than the object's others: it was moved, or stands behind something.
+        weight = min(1.0, pose.score / float(np.mean(scores[scene.placements[p].object_index])))
+        labels.append(_label(number, pose, photographs[number].K, pose.score, weight))
     known = {(label.photograph, label.object_index) for label in labels}
     for number, poses in enumerate(found.poses):
         others = [pose for pose in poses if (number, pose.look.detection.object_index) not in known]
