@@ -15,8 +15,10 @@ from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
 from glimpose.objects.crops import is_in_view, resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
+from glimpose.objects.evidence import Evidence
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Sighting, StaticScene, fit_scene, place_objects
+from glimpose.objects.turning import fit_to_edges, turn_objects
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -25,11 +27,11 @@ CELLS_A_PX = resize_matrix(1 / STRIDE, 1 / STRIDE)
 """From pixels of a network's input to cells of its maps."""
 LEAST_OVERLAP = 0.5
 """Intersection over union of the object drawn where the scene has it and the teacher's amodal mask."""
-LEAST_SCORE = 0.12
-"""Mean probability of an object's being in a place, over the photographs that show it. What stands still and looks a
-little like the object is taken for it in many photographs alike, but agrees less."""
-FITS = 2
-"""Of objects to all photographs: what is believed depends on the scene's unit, which the first makes exact."""
+LEAST_BELIEF = 0.2
+"""In an object's being in a place: the mean probability of its poses there, over the photographs that show it, times
+one plus the margin of their edges in units of `CLEAR_MARGIN`. What stands still and looks a little like the object is
+taken for it in many photographs alike, but agrees less; what the teacher never saw right, edges tell."""
+CLEAR_MARGIN = 0.05
 
 
 @dataclass(frozen=True)
@@ -147,27 +149,36 @@ def label_static_scene(
         for pose in poses
     ]
     scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
-    seen = _seen(scene, teacher, photographs)
-    assert teacher.search is not None
-    for _ in range(FITS):
-        evidence = {pair: pose.look.evidence() for pair, pose in seen.items()}
-        scene = fit_scene(scene, evidence, teacher.objects, teacher.search)
-        scene, seen = _believed(scene, _seen(scene, teacher, photographs))
+    search, objects = teacher.search, teacher.objects
+    assert search is not None
+    evidence = _evidence(_seen(scene, teacher, photographs))
+    scene = fit_scene(scene, evidence, objects, search.pull)
+    scene = turn_objects(scene, evidence, objects, search)
+    scene = fit_to_edges(scene, evidence, objects, search)
+    scene, seen = _believed(scene, _seen(scene, teacher, photographs))
+    # What isn't an object isn't of its size: once more, without.
+    scene = fit_to_edges(scene, _evidence(seen), objects, search)
+    scene, seen = _believed(scene, _seen(scene, teacher, photographs))
     scores = defaultdict(list)
     for (_, p), pose in seen.items():
         scores[scene.placements[p].object_index].append(pose.score)
     labels = []
     for (number, p), pose in seen.items():
         # Less likely than the object's others: it was moved, or stands behind something.
-        weight = min(1.0, pose.score / float(np.mean(scores[scene.placements[p].object_index])))
+        weight = min(1.0, pose.score / float(np.mean(scores[scene.placements[p].object_index]))) ** 2
         labels.append(_label(number, pose, photographs[number].K, pose.score, weight))
     known = {(label.photograph, label.object_index) for label in labels}
     for number, poses in enumerate(found.poses):
         others = [pose for pose in poses if (number, pose.look.detection.object_index) not in known]
         labels += [_label(number, pose, photographs[number].K, pose.score, 0.0) for pose in others]
     for p, placement in enumerate(scene.placements):
-        name, count = teacher.objects[placement.object_index].name, sum(q == p for _, q in seen)
-        logger.info("%s: stands where %d photographs agree, seen in %d", name, len(placement.photographs), count)
+        logger.info(
+            "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
+            objects[placement.object_index].name,
+            len(placement.photographs),
+            placement.margin,
+            sum(q == p for _, q in seen),
+        )
     return Labels(labels, found.background)
 
 
@@ -192,6 +203,10 @@ def _seen(
     return {(number, p): pose for (number, _), (p, pose) in best.items()}
 
 
+def _evidence(seen: Mapping[tuple[int, int], PoseEstimate]) -> dict[tuple[int, int], Evidence]:
+    return {pair: pose.look.evidence() for pair, pose in seen.items()}
+
+
 def _believed(
     scene: StaticScene, seen: dict[tuple[int, int], PoseEstimate]
 ) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
@@ -199,7 +214,8 @@ def _believed(
     scores = defaultdict(list)
     for (_, p), pose in seen.items():
         scores[p].append(pose.score)
-    kept = [p for p in sorted(scores) if len(scores[p]) >= LEAST_PHOTOGRAPHS and np.mean(scores[p]) >= LEAST_SCORE]
+    belief = {p: np.mean(own) * (1 + scene.placements[p].margin / CLEAR_MARGIN) for p, own in scores.items()}
+    kept = [p for p in sorted(scores) if len(scores[p]) >= LEAST_PHOTOGRAPHS and belief[p] >= LEAST_BELIEF]
     scene = replace(scene, placements=[scene.placements[p] for p in kept])
     return scene, {(number, kept.index(p)): pose for (number, p), pose in seen.items() if p in kept}
 

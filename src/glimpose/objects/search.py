@@ -127,7 +127,7 @@ class PoseSearch:
         bank = self.banks[model.obj_id]
         scores = self._explained(bank.masks, bank.xyz, evidence, self.config.view_std)
         candidates = [] if also is None else [also]
-        cam_R_ray = _turn_to(evidence.t_m)
+        cam_R_ray = turn_to(evidence.t_m)
         for index in np.argsort(-scores):
             R = cam_R_ray @ bank.ray_R_obj[index]
             angles = [np.arccos(np.clip((np.trace(R.T @ kept[:3, :3]) - 1) / 2, -1, 1)) for kept in candidates]
@@ -145,8 +145,8 @@ class PoseSearch:
 
     def _explained(self, masks: np.ndarray, xyz: np.ndarray, evidence: Evidence, least_std: float) -> np.ndarray:
         """How well views explain the evidence, v."""
-        log_odds, visible = evidence.log_odds, evidence.visible
-        mask = masks @ log_odds / np.maximum(np.maximum(log_odds, 0).sum(), 1e-6) - 1
+        visible = evidence.visible
+        mask = mask_fit(masks, evidence)
         shown = np.flatnonzero(visible > 0.2)  # most cells are background, and cost as much
         error = np.linalg.norm(xyz[:, shown].astype(np.float32) - evidence.xyz[None, shown].astype(np.float32), axis=2)
         std = np.hypot(evidence.xyz_std[shown], least_std).astype(np.float32)
@@ -238,13 +238,18 @@ class PoseSearch:
         return weight * np.outer(J, J), weight * J * (voted_m - ray @ cam_T_obj[:3, 3])
 
 
+def mask_fit(masks: np.ndarray, evidence: Evidence) -> np.ndarray:
+    """How well masks, v×n, fit the evidence's amodal one: 0 is perfect, less is worse."""
+    return masks @ evidence.log_odds / np.maximum(np.maximum(evidence.log_odds, 0).sum(), 1e-6) - 1
+
+
 def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
     cam_T_obj = np.eye(4)
     cam_T_obj[:3, :3], cam_T_obj[:3, 3] = R, t
     return cam_T_obj
 
 
-def _turn_to(t: np.ndarray) -> np.ndarray:
+def turn_to(t: np.ndarray) -> np.ndarray:
     """cam_R_ray: the smallest rotation that takes the z axis to the direction of t."""
     ray = t / np.linalg.norm(t)
     axis = np.cross([0.0, 0.0, 1.0], ray)

@@ -6,32 +6,37 @@ and Bolles, CACM 1981), and then all photographs together pull at them.
 
 sightings, cameras ── how far cameras moved, by pairs of sightings ── metres per unit
 sightings in the scene's frame ── the poses that most photographs agree on ── placements
-placements, masks and coordinates seen close up ── objects moved until all drawings fit ── exact placements
+placements, what is seen there ── objects moved until all drawings fit ── exact placements
 
 Poses are compared by where an object's keypoints are seen, in apparent diameters: distances are what single photographs
 tell worst. Symmetric objects are sighted in each of their equivalent poses.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px
-from glimpose.objects.evidence import Evidence
-from glimpose.objects.search import PoseSearch
+from glimpose.objects.search import NormalEquations
 
 logger = logging.getLogger(__name__)
 
-TOLERANCE = 0.25
-"""Mean distance of keypoints, in apparent diameters, at which two poses no longer agree."""
+Seen = TypeVar("Seen")
+
+TOLERANCE = 0.18
+"""Mean distance of keypoints, in apparent diameters, at which two poses no longer agree. An object may be moved by
+little in between, and two of its places taken for one are wrong in all photographs."""
 MOST_VARIANTS = 24
 """Of one sighting of an object that looks the same from everywhere around."""
 NEAREST = 0.25
 """Of the sum of two objects' diameters: nearer to each other than this, one of them is taken for the other."""
+NEAREST_AGAIN = 0.1
+"""The same of one object's places: nearer, it is one, seen wrong in part of the photographs."""
 LEAST_PHOTOGRAPHS = 3
 """That have to agree on where an object stands."""
 SAME_TURN_RAD = np.deg2rad(12)
@@ -65,6 +70,8 @@ class Placement:
     """Translation in the scene's unit."""
     photographs: frozenset[int]
     """In which a sighting agrees."""
+    margin: float = 0.0
+    """By how much edges prefer the pose to all others that clearly differ; 0 where they don't clearly (`turning`)."""
 
 
 @dataclass(frozen=True)
@@ -188,37 +195,42 @@ def _placements_of(
 
 def _go_together(a: Placement, b: Placement, unit_m: float, objects: Sequence[ObjectModel]) -> bool:
     distance_m = unit_m * np.linalg.norm(a.scene_T_obj[:3, 3] - b.scene_T_obj[:3, 3])
-    apart = distance_m > NEAREST * (objects[a.object_index].diameter_m + objects[b.object_index].diameter_m)
-    return bool(apart or (a.object_index != b.object_index and not a.photographs & b.photographs))
+    diameters_m = objects[a.object_index].diameter_m + objects[b.object_index].diameter_m
+    if a.object_index == b.object_index:
+        return bool(distance_m > NEAREST_AGAIN * diameters_m)
+    return bool(distance_m > NEAREST * diameters_m or not a.photographs & b.photographs)
 
 
 def fit_scene(
     scene: StaticScene,
-    evidence: Mapping[tuple[int, int], Evidence],
+    seen: Mapping[tuple[int, int], Seen],
     objects: Sequence[ObjectModel],
-    search: PoseSearch,
+    pull: Callable[[ObjectModel, np.ndarray, Seen, float], NormalEquations],
+    trusts_px: Sequence[float] = TRUSTS_PX,
+    step_log_unit: float = STEP_LOG_UNIT,
 ) -> StaticScene:
-    """Move objects, and change the unit, until every drawn object fits what the gaze sees of it, all at once.
+    """Move objects, and change the unit, until every drawn object fits what is seen of it, all at once.
 
-    ``evidence`` is given by photograph and number of the placement. Where an object stands is told by parallax, how
-    large the unit is by all objects' apparent sizes.
+    ``seen`` is given by photograph and number of the placement; ``pull`` tells where that pulls a pose, as
+    `PoseSearch.pull` does. Where an object stands is told by parallax, how large the unit is by all objects' apparent
+    sizes.
     """
     placements = list(scene.placements)
     radius_m = np.array([objects[placement.object_index].diameter_m / 2 for placement in placements])
     num = 6 * len(placements) + 1
-    steps = np.concatenate([np.tile(np.repeat([STEP_RAD, STEP_RADII], 3), len(placements)), [STEP_LOG_UNIT]])
-    for trust_px in TRUSTS_PX:
+    steps = np.concatenate([np.tile(np.repeat([STEP_RAD, STEP_RADII], 3), len(placements)), [step_log_unit]])
+    for trust_px in trusts_px:
         hessian, gradient = np.diag(steps**-2), np.zeros(num)
-        for (photograph, p), entry in evidence.items():
+        for (photograph, p), entry in seen.items():
             cam_T_obj = scene.cam_T_obj(photograph, placements[p])
-            pull = search.pull(objects[placements[p].object_index], cam_T_obj, entry, trust_px)
+            H, g = pull(objects[placements[p].object_index], cam_T_obj, entry, trust_px)
             # The object turns and moves with the scene, and all that is seen comes nearer as the unit shrinks.
             carrying = np.zeros((6, 7))
             carrying[:3, :3] = carrying[3:, 3:6] = scene.cam_T_scene[photograph][:3, :3]
             carrying[3:, 6] = cam_T_obj[:3, 3] / radius_m[p]
             columns = np.append(6 * p + np.arange(6), num - 1)
-            hessian[np.ix_(columns, columns)] += carrying.T @ pull[0] @ carrying
-            gradient[columns] += carrying.T @ pull[1]
+            hessian[np.ix_(columns, columns)] += carrying.T @ H @ carrying
+            gradient[columns] += carrying.T @ g
         step = np.linalg.solve(hessian, gradient)
         for p, (turn, move) in enumerate(step[:-1].reshape(-1, 2, 3)):
             pose = placements[p].scene_T_obj.copy()

@@ -1,0 +1,174 @@
+"""Which way round placed objects are, by the edges of all photographs together.
+
+A network that takes an object's back for its front does so in all photographs alike, and they agree. But few of the
+photographs' edges lie where such a pose has the object's (`edges`).
+
+rotations ── masks, roughly ── edges, blurred ── the best few ── each moved to the edges ── the one they support most
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from tqdm import tqdm
+
+from glimpose.geometry.se3 import random_rotations
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.edges import EdgeMap, draw_edges, edge_support, pull_to_edges
+from glimpose.objects.evidence import Evidence
+from glimpose.objects.search import NormalEquations, PoseSearch, mask_fit, turn_to
+from glimpose.objects.static_scene import Placement, StaticScene, fit_scene
+
+NUM_ROTATIONS = 1500
+"""From everywhere, about 12 degrees apart."""
+NUM_COMPARED = 400
+"""Whose outlines fit masks best: they are compared with edges."""
+NUM_MOVED = 12
+DISTINCT_DEG = 15.0
+"""By which those that are moved differ."""
+MOST_PHOTOGRAPHS = 14
+TO_COMPARE = 8
+"""Photographs by whose edges rotations are compared."""
+BLURRED_PX, SHARP_PX = 2.0, 1.0
+"""Gaussian, of pictures."""
+BLURRED_TRUSTS_PX = (8.0, 8.0, 6.0, 6.0, 4.0, 4.0, 3.0, 3.0)
+SHARP_TRUSTS_PX = (3.0, 2.0, 2.0, 1.5)
+FITTED_TRUSTS_PX = (3.0,) * 4 + (2.0,) * 4 + (1.5,) * 4 + (1.0,) * 4
+OTHER_DEG = 25.0
+OTHER_DIAMETERS = 0.25
+"""A pose that is turned or moved by more is another one."""
+LEAST_MARGIN = 0.03
+"""Of edges' support, by which a pose has to surpass all others to be taken instead of the one at hand."""
+MOST_MARGIN = 0.15
+"""Counted; also where all that were moved came to one pose."""
+
+
+def fit_to_edges(
+    scene: StaticScene,
+    evidence: Mapping[tuple[int, int], Evidence],
+    objects: Sequence[ObjectModel],
+    search: PoseSearch,
+) -> StaticScene:
+    """Move objects, and change the unit, until edges of drawn objects lie on photographs' edges, all at once."""
+    edges = {pair: EdgeMap.of(entry.crop, entry.K, SHARP_PX) for pair, entry in evidence.items()}
+    return fit_scene(scene, edges, objects, _EdgePull(search), FITTED_TRUSTS_PX)
+
+
+def turn_objects(
+    scene: StaticScene,
+    evidence: Mapping[tuple[int, int], Evidence],
+    objects: Sequence[ObjectModel],
+    search: PoseSearch,
+) -> StaticScene:
+    """Turn each object to where most edges support it, where that is clear, and tell how clear it is.
+
+    ``evidence`` is given by photograph and number of the placement. Of it, photographs count in which a sighting agrees
+    with the placement, whichever way round that has the object: in others it may have been moved.
+    """
+    rotations = random_rotations(NUM_ROTATIONS, torch.Generator().manual_seed(0)).double().numpy()
+    placements = []
+    for p, placement in enumerate(tqdm(scene.placements, desc="turn objects", unit="object", leave=False)):
+        shown = sorted(number for number, q in evidence if q == p and number in placement.photographs)
+        shown = shown[:: -(-len(shown) // MOST_PHOTOGRAPHS) or 1]
+        own = {number: evidence[number, p] for number in shown}
+        placements.append(_Turning(scene, placement, own, objects, search).turned(rotations) if own else placement)
+    return replace(scene, placements=placements)
+
+
+class _EdgePull:
+    """Where a photograph's edges pull an object's pose."""
+
+    def __init__(self, search: PoseSearch) -> None:
+        self.search = search
+
+    def __call__(self, model: ObjectModel, cam_T_obj: np.ndarray, edges: EdgeMap, trust_px: float) -> NormalEquations:
+        mesh = self.search.meshes[model.obj_id]
+        contour = draw_edges(self.search.renderer, mesh, cam_T_obj, edges, model.diameter_m)
+        return pull_to_edges(edges, contour, cam_T_obj, model.diameter_m / 2, trust_px)
+
+
+class _Turning:
+    """One placement among its alternatives."""
+
+    def __init__(
+        self,
+        scene: StaticScene,
+        placement: Placement,
+        evidence: Mapping[int, Evidence],
+        objects: Sequence[ObjectModel],
+        search: PoseSearch,
+    ) -> None:
+        self.scene, self.placement, self.evidence = replace(scene, placements=[placement]), placement, evidence
+        self.objects, self.search = objects, search
+        self.model = objects[placement.object_index]
+        self.blurred, self.sharp = (
+            {number: EdgeMap.of(entry.crop, entry.K, blur_px) for number, entry in evidence.items()}
+            for blur_px in (BLURRED_PX, SHARP_PX)
+        )
+
+    def turned(self, rotations: np.ndarray) -> Placement:
+        """The placement as edges have it, if they do clearly."""
+        now = self.placement.scene_T_obj
+        some = list(self.blurred)[:: -(-len(self.blurred) // TO_COMPARE)]
+        compared = [self.at(now, rotation) for rotation in rotations[self.fitting(rotations)]]
+        support = [self.support(pose, {number: self.blurred[number] for number in some}, 4) for pose in compared]
+        moved = [now]
+        for i in np.argsort(-np.array(support)):
+            if all(_turn_deg(compared[i], other) > DISTINCT_DEG for other in moved):
+                moved.append(compared[i])
+            if len(moved) == NUM_MOVED:
+                break
+        fitted = [self.fitted(now, self.sharp, SHARP_TRUSTS_PX)]
+        for pose in moved:
+            near = self.fitted(pose, self.blurred, BLURRED_TRUSTS_PX)
+            fitted.append(self.fitted(near, self.sharp, SHARP_TRUSTS_PX))
+        support = [self.support(pose, self.sharp, 1) for pose in fitted]
+        best = fitted[int(np.argmax(support))]
+        others = [value for value, pose in zip(support, fitted, strict=True) if self.is_other(pose, best)]
+        margin = min(max(support) - max(others, default=0.0), MOST_MARGIN)
+        return replace(self.placement, scene_T_obj=best, margin=margin) if margin > LEAST_MARGIN else self.placement
+
+    def fitting(self, rotations: np.ndarray) -> np.ndarray:
+        """Which rotations have outlines that fit masks best, by the nearest drawn view of each."""
+        bank = self.search.banks[self.model.obj_id]
+        fit = np.zeros(len(rotations))
+        for number, entry in self.evidence.items():
+            cam_T_obj = self.scene.cam_T_obj(number, self.placement)
+            ray_R_scene = turn_to(cam_T_obj[:3, 3]).T @ self.scene.cam_T_scene[number][:3, :3]
+            cosines = (ray_R_scene @ rotations).reshape(-1, 9) @ bank.ray_R_obj.reshape(-1, 9).T
+            fit += mask_fit(bank.masks, entry)[cosines.argmax(1)]
+        return np.argsort(-fit)[:NUM_COMPARED]
+
+    def at(self, scene_T_obj: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+        pose = scene_T_obj.copy()
+        pose[:3, :3] = rotation
+        return pose
+
+    def support(self, scene_T_obj: np.ndarray, edges: Mapping[int, EdgeMap], tolerance_px: int) -> float:
+        """Mean share of the drawn object's edges that photographs have, too."""
+        mesh, placement = self.search.meshes[self.model.obj_id], replace(self.placement, scene_T_obj=scene_T_obj)
+        shares = []
+        for number, entry in edges.items():
+            cam_T_obj = self.scene.cam_T_obj(number, placement)
+            contour = draw_edges(self.search.renderer, mesh, cam_T_obj, entry, self.model.diameter_m)
+            shares.append(edge_support(entry, contour, tolerance_px))
+        return float(np.mean(shares))
+
+    def fitted(self, scene_T_obj: np.ndarray, edges: Mapping[int, EdgeMap], trusts_px: Sequence[float]) -> np.ndarray:
+        """Move a pose to where the edges are, all photographs at once; the unit stays."""
+        scene = replace(self.scene, placements=[replace(self.placement, scene_T_obj=scene_T_obj)])
+        seen = {(number, 0): entry for number, entry in edges.items()}
+        scene = fit_scene(scene, seen, self.objects, _EdgePull(self.search), trusts_px, step_log_unit=1e-9)
+        return scene.placements[0].scene_T_obj
+
+    def is_other(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether two poses clearly differ, as symmetries have it."""
+        off_m = self.scene.unit_m * np.linalg.norm(a[:3, 3] - b[:3, 3])
+        turn_deg = min(_turn_deg(a @ symmetry, b) for symmetry in self.model.symmetries.numpy())
+        return bool(off_m > OTHER_DIAMETERS * self.model.diameter_m or turn_deg > OTHER_DEG)
+
+
+def _turn_deg(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.rad2deg(Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).magnitude()))
