@@ -199,8 +199,10 @@ class Teacher:
         return PoseEstimate(self.objects[index], pose, score, look, 0.0, agreement)
 
 
-def test_labels_come_from_the_scene(objects: list[ObjectModel]):
+def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
     """Objects are labelled where they stand, found there or not, unless nothing of the kind is seen there."""
+    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
+        monkeypatch.setattr(f"glimpose.objects.pseudo_labels.{name}", lambda scene, *_: scene)
     rng = np.random.default_rng(8)
     before = arrangement(rng, 5)
     after = before.copy()
@@ -221,7 +223,7 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel]):
     assert all(label.object_index != 2 and label.photograph != 7 for label in believed)
     found = {(s.photograph, s.object_index) for s in sightings if is_right(s, truth)}
     assert any((label.photograph, label.object_index) not in found for label in believed)
-    assert all((label.weight < 0.12) == (label.photograph == 5) for label in believed)
+    assert all((label.weight < 0.02) == (label.photograph == 5) for label in believed)
     assert max(label.weight for label in believed) == 1
     assert labels.background.shape == (24, 2, 2)
 
@@ -231,15 +233,13 @@ def is_right(sighting: Sighting, truth: dict[int, np.ndarray]) -> bool:
     return bool(np.linalg.norm(sighting.cam_T_obj[:3, 3] - true[:3, 3]) < 0.1)
 
 
-class Magnet:
-    """A search that pulls every pose to the one it is given as evidence."""
-
-    def pull(
-        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: np.ndarray, trust_px: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        turn = Rotation.from_matrix(evidence[:3, :3] @ cam_T_obj[:3, :3].T).as_rotvec()
-        move = (evidence[:3, 3] - cam_T_obj[:3, 3]) / (model.diameter_m / 2)
-        return 1e4 * np.eye(6), 1e4 * np.concatenate([turn, move])
+def magnet(
+    model: ObjectModel, cam_T_obj: np.ndarray, seen: np.ndarray, trust_px: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pull every pose to the one that is seen."""
+    turn = Rotation.from_matrix(seen[:3, :3] @ cam_T_obj[:3, :3].T).as_rotvec()
+    move = (seen[:3, 3] - cam_T_obj[:3, 3]) / (model.diameter_m / 2)
+    return 1e4 * np.eye(6), 1e4 * np.concatenate([turn, move])
 
 
 def test_a_scene_is_fitted_to_all_evidence_at_once(objects: list[ObjectModel]):
@@ -256,7 +256,7 @@ def test_a_scene_is_fitted_to_all_evidence_at_once(objects: list[ObjectModel]):
     scene = StaticScene({i: in_units(pose) for i, pose in enumerate(cameras)}, 1.04 * UNIT_M, placements)
     truth = {(i, k): cameras[i] @ world_T_obj[k] for i in range(4) for k in range(5)}
     seen = {pair: pose for pair, pose in truth.items() if pair != (2, 3)}
-    fitted = fit_scene(scene, seen, objects, Magnet())  # type: ignore[arg-type]
+    fitted = fit_scene(scene, seen, objects, magnet)
     assert fitted.unit_m == pytest.approx(UNIT_M, rel=1e-5)
     for (i, k), pose in truth.items():
         assert np.abs(scene.cam_T_obj(i, placements[k]) - pose).max() > 1e-3

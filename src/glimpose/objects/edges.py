@@ -20,8 +20,8 @@ AROUND_PX = 8.0
 """How far around a pixel its edge is compared with others."""
 FAINT = 2.0
 """Change of colour per pixel, in eighths of a bit, that is noise."""
-JUMP = 0.06
-"""Of depth, in diameters, that makes an edge."""
+JUMP = 0.12
+"""Of depth, in diameters, that makes an edge; a ball's falls off by less next to its outline."""
 REACH_PX = 10
 """How far from where they are drawn edges are looked for."""
 SHARPNESS = 6.0
@@ -80,12 +80,12 @@ def draw_edges(
     chosen = np.linspace(0, len(rows) - 1, min(NUM_LINES, len(rows))).round().astype(int)
     rows, columns = rows[chosen], columns[chosen]
     # Outwards is where depth grows, whatever the height of the jump.
-    step = np.minimum(depth, cv2.erode(depth, np.ones((9, 9))) + 4 * jump)
+    step = np.minimum(depth, cv2.erode(depth, np.ones((9, 9))) + 2 * jump)
     step = cv2.GaussianBlur(step, (0, 0), 2.0)
     normal = np.stack([cv2.Sobel(step, cv2.CV_32F, *order)[rows, columns] for order in ((1, 0), (0, 1))], 1)
     normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-    # Pixel centres of the last pixels inside; the edge itself is half a (fine) pixel further out.
-    uv_fine = np.stack([columns, rows], 1) + 0.5 * normal
+    # From a pixel's centre it is no further to the edge than to the corner of its neighbours; on average half of that.
+    uv_fine = np.stack([columns, rows], 1) + 0.5 * np.abs(normal).sum(1, keepdims=True) * normal
     xyz = buffers.xyz[rows, columns].astype(np.float64)
     return Contour((uv_fine - 0.5) / 2, normal.astype(np.float64), xyz @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3])
 
