@@ -60,9 +60,11 @@ def perfect_labels(parts: Parts, num: int = 3) -> tuple[list[Photograph], Labels
 
 def test_labels_survive_being_written(tmp_path: Path, parts: Parts):
     _, labels, _ = perfect_labels(parts)
+    labels = Labels(labels.labels[:-1], labels.background, labels.labels[-1:])
     labels.save(tmp_path / "labels.safetensors")
     again = Labels.load(tmp_path / "labels.safetensors")
-    assert len(again.labels) == len(labels.labels) > 2
+    assert len(again.labels) == len(labels.labels) > 1
+    assert [a.weight for a in again.mistaken] == [b.weight for b in labels.mistaken]
     for a, b in zip(again.labels, labels.labels, strict=True):
         assert (a.photograph, a.object_index, a.weight, a.agreement) == (
             b.photograph,
@@ -122,6 +124,26 @@ def test_turned_pictures_show_what_their_targets_say(parts: Parts, maker):
 
 
 @torch.no_grad()
+def test_what_was_taken_for_an_object_shows_none(parts: Parts, maker):
+    """Some crops are of what stands elsewhere: there the gaze is asked to see nothing, by as much as that is sure."""
+    photographs, labels, _ = perfect_labels(parts)
+    taken = [replace(label, object_index=1 - label.object_index, weight=0.6) for label in labels.labels]
+    real = RealSampleMaker(maker, photographs, replace(labels, mistaken=taken), DistortionConfig())
+    decoys = 0
+    maker.config, config = replace(maker.config, decoy_probability=0.5), maker.config
+    for seed in range(40):
+        sample = real.gaze(np.random.default_rng(seed))
+        if sample["weight"] == np.float32(0.6):
+            decoys += 1
+            assert not sample["visible"].any()
+            assert not sample["amodal"].any()
+            assert not sample["valid"].any()
+        else:
+            assert sample["amodal"].any()
+    maker.config = config
+    assert 10 < decoys < 30
+
+
 def test_samples_without_weight_teach_nothing(parts: Parts, maker):
     photographs, labels, _ = perfect_labels(parts)
     real = RealSampleMaker(maker, photographs, labels, DistortionConfig())
@@ -143,7 +165,7 @@ def test_samples_without_weight_teach_nothing(parts: Parts, maker):
                 if losses is glance_losses
                 else task.model.gaze_maps(image, batch["object_index"])
             )
-            values.append({name: float(value) for name, value in losses(maps, batch, task.lambdas).items()})
+            values.append({name: value.item() for name, value in losses(maps, batch, task.lambdas).items()})
         assert values[0] == values[1]
 
 

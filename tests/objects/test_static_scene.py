@@ -166,8 +166,8 @@ class Teacher:
         own = [s for s in self.sightings if s.photograph == image.flat[0]]
         return [self.estimate(K, s.object_index, s.cam_T_obj, overlap=0.9) for s in own]
 
-    def background_probability(self, image: np.ndarray) -> np.ndarray:
-        return np.ones((2, 2), np.float32)
+    def class_probabilities(self, image: np.ndarray) -> np.ndarray:
+        return np.stack([np.full((2, 2), p, np.float32) for p in (0.5, 0.2, 0.1, 0.1, 0.05, 0.05)])
 
     def verify(self, image: np.ndarray, K: np.ndarray, poses: list[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
         off_m = [np.linalg.norm(self.truth[image.flat[0]][index][:3, 3] - pose[:3, 3]) for index, pose in poses]
@@ -225,7 +225,18 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pyt
     assert any((label.photograph, label.object_index) not in found for label in believed)
     assert all((label.weight < 0.02) == (label.photograph == 5) for label in believed)
     assert max(label.weight for label in believed) == 1
-    assert labels.background.shape == (24, 2, 2)
+    for number, background in enumerate(labels.background):
+        # What looks like an object that is labelled elsewhere in the photograph isn't it.
+        own = {label.object_index: label.weight for label in believed if label.photograph == number}
+        likely = 0.5 + sum(weight * (0.2, 0.1, 0.1, 0.05, 0.05)[index] for index, weight in own.items())
+        np.testing.assert_allclose(background, likely, atol=1e-6)
+    assert labels.mistaken
+    for label in labels.mistaken:
+        standing = [b for b in believed if (b.photograph, b.object_index) == (label.photograph, label.object_index)]
+        assert len(standing) == 1
+        assert label.weight == standing[0].weight
+        seen_px = [(K @ b.cam_T_obj[:3, 3])[:2] / b.cam_T_obj[2, 3] for b in (label, standing[0])]
+        assert np.linalg.norm(seen_px[0] - seen_px[1]) > 30
 
 
 def is_right(sighting: Sighting, truth: dict[int, np.ndarray]) -> bool:

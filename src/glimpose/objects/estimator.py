@@ -250,10 +250,10 @@ class PoseEstimator:
         return detections
 
     @torch.inference_mode()
-    def background_probability(self, image: np.ndarray) -> np.ndarray:
-        """Probability that a cell of the glance shows no known object, rows×columns."""
+    def class_probabilities(self, image: np.ndarray) -> np.ndarray:
+        """Of each cell of the glance, that it shows no known object, and that it shows each: (1+n)×rows×columns."""
         maps, _ = self._glance_maps(image)
-        return maps["class_logits"].softmax(1)[0, 0].cpu().numpy()
+        return maps["class_logits"].softmax(1)[0].cpu().numpy()
 
     def _glance_maps(self, image: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
         """Maps of the whole photograph, and out_A_img of the picture that the network sees."""

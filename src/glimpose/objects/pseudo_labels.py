@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
-from glimpose.objects.crops import is_in_view, resize_matrix
+from glimpose.objects.crops import focal_px, is_in_view, resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.photographs import Photograph
@@ -85,17 +85,19 @@ class Labels:
     labels: list[PseudoLabel]
     background: np.ndarray
     """n×rows×columns float32, for each photograph the probability that a cell of the glance shows no known object."""
+    mistaken: Sequence[PseudoLabel] = ()
+    """What was taken for an object that is known to stand elsewhere in the same photograph."""
 
     def save(self, path: Path) -> None:
         """Write them, whole or not at all."""
-        keys = ("cam_T_obj", "visible", "cells_A_img")
-        tensors = {key: torch.from_numpy(np.array([getattr(label, key) for label in self.labels])) for key in keys}
+        keys, labels = ("cam_T_obj", "visible", "cells_A_img"), [*self.labels, *self.mistaken]
+        tensors = {key: torch.from_numpy(np.array([getattr(label, key) for label in labels])) for key in keys}
         rows = [
             [label.photograph, label.object_index, label.probability, label.weight, *astuple(label.agreement)]
-            for label in self.labels
+            for label in labels
         ]
         tensors["background"] = torch.from_numpy(self.background)
-        save_tensors(path, tensors, {"labels": rows})
+        save_tensors(path, tensors, {"labels": rows, "num_mistaken": len(self.mistaken)})
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
@@ -115,7 +117,8 @@ class Labels:
             )
             for i, row in enumerate(content.metadata["labels"])
         ]
-        return cls(labels, arrays["background"])
+        num = len(labels) - content.metadata["num_mistaken"]
+        return cls(labels[:num], arrays["background"], labels[num:])
 
 
 def label(
@@ -129,7 +132,7 @@ def label(
             assert pose.agreement is not None
             probability = 1.0 if confidence is None else confidence(pose.agreement)
             labels.append(_label(number, pose, photographs[number].K, probability, config.weight(probability)))
-    return Labels(labels, found.background)
+    return Labels(labels, found.classes[:, 0])
 
 
 def label_static_scene(
@@ -167,10 +170,21 @@ def label_static_scene(
         # Less likely than the object's others: it was moved, or stands behind something.
         weight = min(1.0, pose.score / float(np.mean(scores[scene.placements[p].object_index]))) ** 2
         labels.append(_label(number, pose, photographs[number].K, pose.score, weight))
-    known = {(label.photograph, label.object_index) for label in labels}
+    known = {(label.photograph, label.object_index): label for label in labels}
+    mistaken = []
+    background = found.classes[:, 0].copy()
     for number, poses in enumerate(found.poses):
-        others = [pose for pose in poses if (number, pose.look.detection.object_index) not in known]
-        labels += [_label(number, pose, photographs[number].K, pose.score, 0.0) for pose in others]
+        K = photographs[number].K
+        for pose in poses:
+            standing = known.get((number, pose.look.detection.object_index))
+            if standing is None:
+                labels.append(_label(number, pose, K, pose.score, 0.0))
+            elif _is_apart(pose.cam_T_obj, standing.cam_T_obj, K, pose.model.diameter_m):
+                mistaken.append(_label(number, pose, K, pose.score, standing.weight))
+        for index in range(len(objects)):
+            if (number, index) in known:
+                # It stands where it's labelled, so what else looks like it isn't it.
+                background[number] += known[number, index].weight * found.classes[number, 1 + index]
     for p, placement in enumerate(scene.placements):
         logger.info(
             "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
@@ -179,7 +193,7 @@ def label_static_scene(
             placement.margin,
             sum(q == p for _, q in seen),
         )
-    return Labels(labels, found.background)
+    return Labels(labels, background, mistaken)
 
 
 def _seen(
@@ -225,13 +239,20 @@ class _Found:
     """What a teacher sees in photographs."""
 
     poses: list[list[PoseEstimate]]
-    background: np.ndarray
+    classes: np.ndarray
+    """n×(1+objects)×rows×columns float32: probabilities of the glance's cells."""
 
 
 def _find(teacher: PoseEstimator, photographs: Sequence[Photograph]) -> _Found:
     shown = tqdm(photographs, desc="label photographs", unit="image", leave=False)
-    seen = [(teacher(p.image, p.K), teacher.background_probability(p.image)) for p in shown]
-    return _Found([poses for poses, _ in seen], np.stack([background for _, background in seen]).astype(np.float32))
+    seen = [(teacher(p.image, p.K), teacher.class_probabilities(p.image)) for p in shown]
+    return _Found([poses for poses, _ in seen], np.stack([classes for _, classes in seen]).astype(np.float32))
+
+
+def _is_apart(a: np.ndarray, b: np.ndarray, K: np.ndarray, diameter_m: float) -> bool:
+    """Whether two poses of an object are seen more than half its apparent diameter apart."""
+    (a_px, b_px), apparent_px = ((K @ T[:3, 3])[:2] / T[2, 3] for T in (a, b)), focal_px(K) * diameter_m / b[2, 3]
+    return bool(np.linalg.norm(a_px - b_px) > 0.5 * apparent_px)
 
 
 def _label(number: int, pose: PoseEstimate, K: np.ndarray, probability: float, weight: float) -> PseudoLabel:

@@ -1,7 +1,8 @@
 """Training samples from photographs with pseudo-labels: the student sees them distorted, the teacher saw them clean.
 
 Targets are drawn from the CAD models at the poses that the teacher gave, exactly as those of synthesised samples. Only
-what hides an object isn't known: there the teacher's mask tells what is seen of it.
+what hides an object isn't known: there the teacher's mask tells what is seen of it. Where something was taken for an
+object that is known to stand elsewhere, nothing is seen.
 """
 
 from collections import defaultdict
@@ -47,21 +48,25 @@ class RealSampleMaker:
             if label.weight > 0:
                 self.of_object[label.object_index].append(label)
                 self.in_photograph[label.photograph].append(label)
+        self.mistaken: dict[int, list[PseudoLabel]] = defaultdict(list)
+        for label in labels.mistaken:
+            self.mistaken[label.object_index].append(label)
         self.background = labels.background
         self.distortion = distortion
 
     def gaze(self, rng: np.random.Generator) -> Sample:
-        """Draw a crop around a labelled object."""
-        label = self._draw_label(rng)
-        maker, photograph = self.maker, self.photographs[label.photograph]
-        model, crop_px = maker.objects[label.object_index], maker.network.crop_px
+        """Draw a crop around a labelled object, or around what was taken for one."""
+        maker, crop_px = self.maker, self.maker.network.crop_px
+        is_decoy = bool(self.mistaken) and rng.random() < maker.config.decoy_probability
+        label = _drawn(self.mistaken if is_decoy else self.of_object, rng)
+        photograph, model = self.photographs[label.photograph], maker.objects[label.object_index]
         aimed = maker.off_target(rng, model, label.cam_T_obj)
         center_px, side_px = frame_object(aimed, photograph.K, model.diameter_m, maker.network.crop_pad)
         out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
         K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
         cam_T_obj = out_T_cam @ label.cam_T_obj
-        instance = [Instance(maker.sampler.objects[label.object_index].mesh, cam_T_obj)]
-        buffers = maker.photographer.renderer.render(instance, K, crop_px, crop_px)
+        shown = [] if is_decoy else [Instance(maker.sampler.objects[label.object_index].mesh, cam_T_obj)]
+        buffers = maker.photographer.renderer.render(shown, K, crop_px, crop_px)
         amodal = buffers.mask == 1
         image, covered = self._distorted(photograph, out_A_img, crop_px, side_px / crop_px, rng)
         visible = amodal & ~covered & (_warped(label.visible, label.cells_A_img, out_A_img, crop_px) > 0.5)
@@ -83,7 +88,7 @@ class RealSampleMaker:
 
     def glance(self, rng: np.random.Generator) -> Sample:
         """Draw a window around a labelled object; where the teacher is unsure, nothing is learned."""
-        chosen, maker, side = self._draw_label(rng), self.maker, self.maker.config.window_px
+        chosen, maker, side = _drawn(self.of_object, rng), self.maker, self.maker.config.window_px
         photograph = self.photographs[chosen.photograph]
         rows, columns = photograph.image.shape[:2]
         glance_A_img, _, _ = glance_matrix(rows, columns, maker.network.glance_scale)
@@ -118,12 +123,6 @@ class RealSampleMaker:
             "weight": at_cells(np.where(buffers.mask > 0, weight_of[buffers.mask], background)),
         }
 
-    def _draw_label(self, rng: np.random.Generator) -> PseudoLabel:
-        """Draw an object, then one of its labels: what is rarely accepted is not rarely learned."""
-        objects = sorted(self.of_object)
-        chosen = self.of_object[objects[int(rng.integers(len(objects)))]]
-        return chosen[int(rng.integers(len(chosen)))]
-
     def _turned(
         self, center_px: np.ndarray, side_px: float, out_px: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -147,6 +146,13 @@ class RealSampleMaker:
         if rng.random() < self.distortion.patch_probability:
             image, covered = occlude(image, rng, self.maker.photographer.backgrounds.texture)
         return simulate_sensor(image, rng, self.maker.sampler.config.sensor, native_scale), covered
+
+
+def _drawn(of_object: dict[int, list[PseudoLabel]], rng: np.random.Generator) -> PseudoLabel:
+    """Draw an object, then one of its labels: what is rarely accepted is not rarely learned."""
+    objects = sorted(of_object)
+    chosen = of_object[objects[int(rng.integers(len(objects)))]]
+    return chosen[int(rng.integers(len(chosen)))]
 
 
 def _warped(cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, side_px: int) -> np.ndarray:
