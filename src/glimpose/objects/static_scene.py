@@ -35,7 +35,7 @@ MOST_VARIANTS = 24
 """Of one sighting of an object that looks the same from everywhere around."""
 NEAREST = 0.25
 """Of the sum of two objects' diameters: nearer to each other than this, one of them is taken for the other."""
-NEAREST_AGAIN = 0.1
+NEAREST_AGAIN = 0.05
 """The same of one object's places: nearer, it is one, seen wrong in part of the photographs."""
 LEAST_PHOTOGRAPHS = 3
 """That have to agree on where an object stands."""

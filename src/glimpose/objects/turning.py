@@ -23,13 +23,13 @@ from glimpose.objects.static_scene import Placement, StaticScene, fit_scene
 
 NUM_ROTATIONS = 1500
 """From everywhere, about 12 degrees apart."""
-NUM_COMPARED = 400
+NUM_COMPARED = 300
 """Whose outlines fit masks best: they are compared with edges."""
 NUM_MOVED = 12
 DISTINCT_DEG = 15.0
 """By which those that are moved differ."""
-MOST_PHOTOGRAPHS = 14
-TO_COMPARE = 8
+MOST_PHOTOGRAPHS = 12
+TO_COMPARE = 6
 """Photographs by whose edges rotations are compared."""
 BLURRED_PX, SHARP_PX = 2.0, 1.0
 """Gaussian, of pictures."""
@@ -42,7 +42,8 @@ OTHER_DIAMETERS = 0.25
 LEAST_MARGIN = 0.03
 """Of edges' support, by which a pose has to surpass all others to be taken instead of the one at hand."""
 MOST_MARGIN = 0.15
-"""Counted; also where all that were moved came to one pose."""
+UNRIVALLED = 0.05
+"""Margin where all that were moved came to one pose: by how much it surpasses others isn't known."""
 
 
 def fit_to_edges(
@@ -127,7 +128,7 @@ class _Turning:
         support = [self.support(pose, self.sharp, 1) for pose in fitted]
         best = fitted[int(np.argmax(support))]
         others = [value for value, pose in zip(support, fitted, strict=True) if self.is_other(pose, best)]
-        margin = min(max(support) - max(others, default=0.0), MOST_MARGIN)
+        margin = min(max(support) - max(others), MOST_MARGIN) if others else UNRIVALLED
         return replace(self.placement, scene_T_obj=best, margin=margin) if margin > LEAST_MARGIN else self.placement
 
     def fitting(self, rotations: np.ndarray) -> np.ndarray:
