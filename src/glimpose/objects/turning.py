@@ -19,7 +19,7 @@ from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.edges import EdgeMap, draw_edges, edge_support, pull_to_edges
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.search import NormalEquations, PoseSearch, mask_fit, turn_to
-from glimpose.objects.static_scene import Placement, StaticScene, fit_scene
+from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, StaticScene, fit_scene
 
 NUM_ROTATIONS = 1500
 """From everywhere, about 12 degrees apart."""
@@ -74,7 +74,9 @@ def turn_objects(
         shown = sorted(number for number, q in evidence if q == p and number in placement.photographs)
         shown = shown[:: -(-len(shown) // MOST_PHOTOGRAPHS) or 1]
         own = {number: evidence[number, p] for number in shown}
-        placements.append(_Turning(scene, placement, own, objects, search).turned(rotations) if own else placement)
+        if len(own) >= LEAST_PHOTOGRAPHS:
+            placement = _Turning(scene, placement, own, objects, search).turned(rotations)
+        placements.append(placement)
     return replace(scene, placements=placements)
 
 
@@ -113,7 +115,7 @@ class _Turning:
         """The placement as edges have it, if they do clearly."""
         now = self.placement.scene_T_obj
         some = list(self.blurred)[:: -(-len(self.blurred) // TO_COMPARE)]
-        compared = [self.at(now, rotation) for rotation in rotations[self.fitting(rotations)]]
+        compared = [_at(now, rotation) for rotation in rotations[self.fitting(rotations)]]
         support = [self.support(pose, {number: self.blurred[number] for number in some}, 4) for pose in compared]
         moved = [now]
         for i in np.argsort(-np.array(support)):
@@ -142,11 +144,6 @@ class _Turning:
             fit += mask_fit(bank.masks, entry)[cosines.argmax(1)]
         return np.argsort(-fit)[:NUM_COMPARED]
 
-    def at(self, scene_T_obj: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-        pose = scene_T_obj.copy()
-        pose[:3, :3] = rotation
-        return pose
-
     def support(self, scene_T_obj: np.ndarray, edges: Mapping[int, EdgeMap], tolerance_px: int) -> float:
         """Mean share of the drawn object's edges that photographs have, too."""
         mesh, placement = self.search.meshes[self.model.obj_id], replace(self.placement, scene_T_obj=scene_T_obj)
@@ -169,6 +166,12 @@ class _Turning:
         off_m = self.scene.unit_m * np.linalg.norm(a[:3, 3] - b[:3, 3])
         turn_deg = min(_turn_deg(a @ symmetry, b) for symmetry in self.model.symmetries.numpy())
         return bool(off_m > OTHER_DIAMETERS * self.model.diameter_m or turn_deg > OTHER_DEG)
+
+
+def _at(scene_T_obj: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    pose = scene_T_obj.copy()
+    pose[:3, :3] = rotation
+    return pose
 
 
 def _turn_deg(a: np.ndarray, b: np.ndarray) -> float:
