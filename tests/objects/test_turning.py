@@ -83,7 +83,8 @@ def test_without_edges_nothing_is_turned(jug: Parts, search: PoseSearch):
     evidence = {}
     for i in range(4):
         pose = scene.cam_T_obj(i, scene.placements[0])
-        evidence[i, 0] = replace(true_evidence(jug, 0, pose), crop=np.full((96, 96, 3), 128, np.uint8))
+        seen = true_evidence(jug, 0, pose)
+        evidence[i, 0] = replace(seen, crop=np.full_like(seen.crop, 128))
     found = turn_objects(scene, evidence, jug.objects, search).placements[0]
     assert found.margin == 0
     np.testing.assert_array_equal(found.scene_T_obj, scene.placements[0].scene_T_obj)

@@ -12,7 +12,7 @@ import numpy as np
 
 from glimpose.objects.crops import resize_matrix
 from glimpose.render.mesh import Mesh
-from glimpose.render.scene import Instance, Renderer
+from glimpose.render.scene import Buffers, Instance, Renderer
 
 NUM_LINES = 120
 REACH_PX = 12
@@ -31,6 +31,16 @@ class Contour:
     """n×2, unit length, outwards."""
     xyz_cam: np.ndarray
     """n×3: the surface points behind it."""
+
+    @classmethod
+    def beyond(
+        cls, buffers: Buffers, line: np.ndarray, normal: np.ndarray, by_px: float | np.ndarray, cam_T_obj: np.ndarray
+    ) -> "Contour":
+        """From the last pixels inside, n×2 (u, v), of a drawing of twice the size; the edge is ``by_px`` further."""
+        columns, rows = line.astype(int).T
+        xyz = buffers.xyz[rows, columns].astype(np.float64)
+        uv_fine = line + by_px * normal
+        return cls((uv_fine - 0.5) / 2, normal, xyz @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3])
 
 
 def draw_contour(renderer: Renderer, mesh: Mesh, cam_T_obj: np.ndarray, K: np.ndarray, size_px: int) -> Contour | None:
@@ -67,11 +77,7 @@ def draw_contour(renderer: Renderer, mesh: Mesh, cam_T_obj: np.ndarray, K: np.nd
         normal = -normal
     chosen = np.unique(np.linspace(0, len(line) - 1, min(NUM_LINES, len(line))).round().astype(int))
     line, normal = line[chosen], normal[chosen]
-    columns, rows = line.astype(int).T
-    xyz = buffers.xyz[rows, columns].astype(np.float64)
-    # Pixel centres of the last pixels inside; the edge itself is half a (fine) pixel further out.
-    uv_fine = line + 0.5 * normal
-    return Contour((uv_fine - 0.5) / 2, normal, xyz @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3])
+    return Contour.beyond(buffers, line, normal, 0.5, cam_T_obj)
 
 
 def edge_offsets(log_odds: np.ndarray, contour: Contour) -> tuple[np.ndarray, np.ndarray]:
@@ -80,23 +86,30 @@ def edge_offsets(log_odds: np.ndarray, contour: Contour) -> tuple[np.ndarray, np
     ``log_odds`` H×W: of the inside, at each pixel.
     """
     offsets = np.arange(-REACH_PX, REACH_PX + 1.0)
-    votes = _across(log_odds, contour, offsets)
+    votes = across(log_odds, contour, offsets)
     # An edge at offset d explains votes for the inside up to d, and for the outside beyond.
     inside = np.cumsum(votes, 1) - 0.5 * votes
-    log_likelihood = inside - 0.5 * votes.sum(1, keepdims=True)
+    mean, variance = mean_and_variance(inside - 0.5 * votes.sum(1, keepdims=True), offsets)
+    return mean, variance + 0.3**2
+
+
+def mean_and_variance(log_likelihood: np.ndarray, offsets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of where the edge is on each line, n each, by how likely each offset is, n×offsets."""
     prob = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
     prob /= prob.sum(1, keepdims=True)
     mean = prob @ offsets
-    variance = (prob * (offsets - mean[:, None]) ** 2).sum(1)
-    return mean, variance + 0.3**2
+    return mean, (prob * (offsets - mean[:, None]) ** 2).sum(1)
 
 
 def inner_maximum(values: np.ndarray, contour: Contour) -> np.ndarray:
     """Largest of an image's values, H×W, just inside each point of a contour, n."""
-    return _across(values, contour, np.arange(-INNER_PX, 1.0, 2.0)).max(1)
+    return across(values, contour, np.arange(-INNER_PX, 1.0, 2.0)).max(1)
 
 
-def _across(values: np.ndarray, contour: Contour, offsets: np.ndarray) -> np.ndarray:
-    """Values on each line across the contour, at offsets in pixels outwards: n×offsets."""
+def across(values: np.ndarray, contour: Contour, offsets: np.ndarray, beyond: int = cv2.BORDER_REPLICATE) -> np.ndarray:
+    """Values on each line across the contour, at offsets in pixels outwards: n×offsets, by channel if there are any.
+
+    ``beyond`` tells OpenCV what is outside of the picture.
+    """
     uv = (contour.uv_px[:, None] + offsets[:, None] * contour.normal[:, None]).astype(np.float32)
-    return cv2.remap(values, uv[..., 0], uv[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return cv2.remap(values, uv[..., 0], uv[..., 1], cv2.INTER_LINEAR, borderMode=beyond)

@@ -10,16 +10,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from glimpose.objects.contour import NUM_LINES, Contour
+from glimpose.objects.contour import NUM_LINES, Contour, across, mean_and_variance
 from glimpose.objects.crops import resize_matrix
-from glimpose.objects.search import NormalEquations, motion_jacobian
+from glimpose.objects.search import NormalEquations, contour_equations
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Instance, Renderer
 
 AROUND_PX = 8.0
 """How far around a pixel its edge is compared with others."""
 FAINT = 2.0
-"""Change of colour per pixel, in eighths of a bit, that is noise."""
+"""Change of colour per pixel, of 255, that is noise."""
 JUMP = 0.12
 """Of depth, in diameters, that makes an edge; a ball's falls off by less next to its outline."""
 REACH_PX = 10
@@ -53,11 +53,9 @@ class EdgeMap:
 
     def strengths(self, contour: Contour, offsets_px: np.ndarray) -> np.ndarray:
         """How strong an edge along the contour there is on each line across it: n×offsets."""
-        uv = contour.uv_px[:, None] + offsets_px[None, :, None] * contour.normal[:, None]
-        u, v = uv.astype(np.float32).transpose(2, 0, 1)
-        by_u, by_v = (cv2.remap(by, u, v, cv2.INTER_LINEAR) for by in (self.by_u, self.by_v))
-        across = by_u * contour.normal[:, None, :1] + by_v * contour.normal[:, None, 1:]
-        return np.linalg.norm(across, axis=2)
+        by_u, by_v = (across(by, contour, offsets_px, cv2.BORDER_CONSTANT) for by in (self.by_u, self.by_v))
+        change = by_u * contour.normal[:, None, :1] + by_v * contour.normal[:, None, 1:]
+        return np.linalg.norm(change, axis=2)
 
 
 def draw_edges(
@@ -83,11 +81,10 @@ def draw_edges(
     step = np.minimum(depth, cv2.erode(depth, np.ones((9, 9))) + 2 * jump)
     step = cv2.GaussianBlur(step, (0, 0), 2.0)
     normal = np.stack([cv2.Sobel(step, cv2.CV_32F, *order)[rows, columns] for order in ((1, 0), (0, 1))], 1)
-    normal = normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
+    normal = (normal / np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)).astype(np.float64)
     # From a pixel's centre it is no further to the edge than to the corner of its neighbours; on average half of that.
-    uv_fine = np.stack([columns, rows], 1) + 0.5 * np.abs(normal).sum(1, keepdims=True) * normal
-    xyz = buffers.xyz[rows, columns].astype(np.float64)
-    return Contour((uv_fine - 0.5) / 2, normal.astype(np.float64), xyz @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3])
+    by_px = 0.5 * np.abs(normal).sum(1, keepdims=True)
+    return Contour.beyond(buffers, np.stack([columns, rows], 1), normal, by_px, cam_T_obj)
 
 
 def edge_support(edges: EdgeMap, contour: Contour | None, tolerance_px: int) -> float:
@@ -107,10 +104,5 @@ def pull_to_edges(
     offsets_px = np.arange(-REACH_PX, REACH_PX + 1.0)
     log_likelihood = SHARPNESS * np.minimum(edges.strengths(contour, offsets_px), 1.5)
     log_likelihood -= 0.5 * (offsets_px / trust_px) ** 2
-    prob = np.exp(log_likelihood - log_likelihood.max(1, keepdims=True))
-    prob /= prob.sum(1, keepdims=True)
-    mean = prob @ offsets_px
-    variance = (prob * (offsets_px - mean[:, None]) ** 2).sum(1) + 0.5**2
-    weight = 1 / variance / (1 + (mean / trust_px) ** 2)  # Cauchy's
-    J = np.einsum("nc,nck->nk", contour.normal, motion_jacobian(contour.xyz_cam, cam_T_obj[:3, 3], edges.K, radius_m))
-    return (J * weight[:, None]).T @ J, (J * weight[:, None]).T @ mean
+    mean, variance = mean_and_variance(log_likelihood, offsets_px)
+    return contour_equations(contour, mean, 1 / (variance + 0.5**2), trust_px, cam_T_obj, edges.K, radius_m)

@@ -153,16 +153,7 @@ def label_static_scene(
         for pose in poses
     ]
     scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
-    search, objects = teacher.search, teacher.objects
-    assert search is not None
-    evidence = _evidence(_seen(scene, teacher, photographs))
-    scene = fit_scene(scene, evidence, objects, search.pull)
-    scene = turn_objects(scene, evidence, objects, search)
-    scene = fit_to_edges(scene, evidence, objects, search)
-    scene, seen = _believed(scene, _seen(scene, teacher, photographs))
-    # What isn't an object isn't of its size: once more, without.
-    scene = fit_to_edges(scene, _evidence(seen), objects, search)
-    scene, seen = _believed(scene, _seen(scene, teacher, photographs))
+    scene, seen = _settled(scene, teacher, photographs)
     scores = defaultdict(list)
     for (_, p), pose in seen.items():
         scores[scene.placements[p].object_index].append(pose.score)
@@ -182,19 +173,34 @@ def label_static_scene(
                 labels.append(_label(number, pose, K, pose.score, 0.0))
             elif _is_apart(pose.cam_T_obj, standing.cam_T_obj, K, pose.model.diameter_m):
                 mistaken.append(_label(number, pose, K, pose.score, standing.weight))
-        for index in range(len(objects)):
-            if (number, index) in known:
-                # It stands where it's labelled, so what else looks like it isn't it.
-                background[number] += known[number, index].weight * found.classes[number, 1 + index]
+    for (number, index), standing in known.items():
+        # It stands where it's labelled, so what else looks like it isn't it.
+        background[number] += standing.weight * found.classes[number, 1 + index]
     for p, placement in enumerate(scene.placements):
         logger.info(
             "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
-            objects[placement.object_index].name,
+            teacher.objects[placement.object_index].name,
             len(placement.photographs),
             placement.margin,
             sum(q == p for _, q in seen),
         )
     return Labels(labels, background, mistaken)
+
+
+def _settled(
+    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph]
+) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
+    """Make places exact, and keep those that are believed; with what the teacher sees of them."""
+    search, objects = teacher.search, teacher.objects
+    assert search is not None
+    evidence = _evidence(_seen(scene, teacher, photographs))
+    scene = fit_scene(scene, evidence, objects, search.pull)
+    scene = turn_objects(scene, evidence, objects, search)
+    scene = fit_to_edges(scene, evidence, objects, search)
+    scene, seen = _believed(scene, _seen(scene, teacher, photographs))
+    # What isn't an object isn't of its size: once more, without.
+    scene = fit_to_edges(scene, _evidence(seen), objects, search)
+    return _believed(scene, _seen(scene, teacher, photographs))
 
 
 def _seen(

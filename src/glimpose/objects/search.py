@@ -132,7 +132,7 @@ class PoseSearch:
             R = cam_R_ray @ bank.ray_R_obj[index]
             angles = [np.arccos(np.clip((np.trace(R.T @ kept[:3, :3]) - 1) / 2, -1, 1)) for kept in candidates]
             if all(angle > np.deg2rad(self.config.distinct_deg) for angle in angles):
-                candidates.append(_pose(R, evidence.t_m))
+                candidates.append(make_pose(R, evidence.t_m))
             if len(candidates) == self.config.num_kept:
                 break
         moved = [self._move(model, pose, evidence) for pose in candidates]
@@ -170,7 +170,7 @@ class PoseSearch:
             hessian, gradient = self.pull(model, cam_T_obj, evidence, trust_px)
             step = np.linalg.solve(hessian + prior, gradient)
             turn = Rotation.from_rotvec(step[:3]).as_matrix()
-            cam_T_obj = _pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * model.diameter_m / 2)
+            cam_T_obj = make_pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * model.diameter_m / 2)
         return cam_T_obj
 
     def pull(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, trust_px: float) -> NormalEquations:
@@ -206,11 +206,8 @@ class PoseSearch:
         Where something hides the object, the edge is a guess, and counts as much as the object is seen there.
         """
         offset_px, variance_px2 = edge_offsets(log_odds, contour)
-        J = motion_jacobian(contour.xyz_cam, cam_T_obj[:3, 3], K, radius_m)
-        J = np.einsum("nc,nck->nk", contour.normal, J)
-        weight = self.config.contour_weight / variance_px2 / (1 + (offset_px / trust_px) ** 2)  # Cauchy's
-        weight = weight * np.maximum(seen, self.config.hidden_weight)
-        return (J * weight[:, None]).T @ J, (J * weight[:, None]).T @ offset_px
+        weight = self.config.contour_weight * np.maximum(seen, self.config.hidden_weight) / variance_px2
+        return contour_equations(contour, offset_px, weight, trust_px, cam_T_obj, K, radius_m)
 
     def _coordinate_term(
         self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, radius_m: float
@@ -243,7 +240,8 @@ def mask_fit(masks: np.ndarray, evidence: Evidence) -> np.ndarray:
     return masks @ evidence.log_odds / np.maximum(np.maximum(evidence.log_odds, 0).sum(), 1e-6) - 1
 
 
-def _pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+def make_pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """4×4 from a rotation and a translation."""
     cam_T_obj = np.eye(4)
     cam_T_obj[:3, :3], cam_T_obj[:3, 3] = R, t
     return cam_T_obj
@@ -257,6 +255,22 @@ def turn_to(t: np.ndarray) -> np.ndarray:
     if sine < 1e-12:
         return np.eye(3)
     return Rotation.from_rotvec(axis / sine * np.arctan2(sine, ray[2])).as_matrix()
+
+
+def contour_equations(
+    contour: Contour,
+    offset_px: np.ndarray,
+    weight: np.ndarray,
+    trust_px: float,
+    cam_T_obj: np.ndarray,
+    K: np.ndarray,
+    radius_m: float,
+) -> NormalEquations:
+    """Where a pose is pulled if each point of its contour is off outwards; Cauchy's weights, half at ``trust_px``."""
+    J = motion_jacobian(contour.xyz_cam, cam_T_obj[:3, 3], K, radius_m)
+    J = np.einsum("nc,nck->nk", contour.normal, J)
+    weight = weight / (1 + (offset_px / trust_px) ** 2)
+    return (J * weight[:, None]).T @ J, (J * weight[:, None]).T @ offset_px
 
 
 def motion_jacobian(xyz_cam: np.ndarray, pivot: np.ndarray, K: np.ndarray, radius_m: float) -> np.ndarray:

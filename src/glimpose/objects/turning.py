@@ -18,7 +18,7 @@ from glimpose.geometry.se3 import random_rotations
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.edges import EdgeMap, draw_edges, edge_support, pull_to_edges
 from glimpose.objects.evidence import Evidence
-from glimpose.objects.search import NormalEquations, PoseSearch, mask_fit, turn_to
+from glimpose.objects.search import NormalEquations, PoseSearch, make_pose, mask_fit, turn_to
 from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, StaticScene, fit_scene
 
 NUM_ROTATIONS = 1500
@@ -114,9 +114,9 @@ class _Turning:
     def turned(self, rotations: np.ndarray) -> Placement:
         """The placement as edges have it, if they do clearly."""
         now = self.placement.scene_T_obj
-        some = list(self.blurred)[:: -(-len(self.blurred) // TO_COMPARE)]
-        compared = [_at(now, rotation) for rotation in rotations[self.fitting(rotations)]]
-        support = [self.support(pose, {number: self.blurred[number] for number in some}, 4) for pose in compared]
+        some = dict(list(self.blurred.items())[:: -(-len(self.blurred) // TO_COMPARE)])
+        compared = [make_pose(rotation, now[:3, 3]) for rotation in rotations[self.fitting(rotations)]]
+        support = [self.support(pose, some, 4) for pose in compared]
         moved = [now]
         for i in np.argsort(-np.array(support)):
             if all(_turn_deg(compared[i], other) > DISTINCT_DEG for other in moved):
@@ -166,12 +166,6 @@ class _Turning:
         off_m = self.scene.unit_m * np.linalg.norm(a[:3, 3] - b[:3, 3])
         turn_deg = min(_turn_deg(a @ symmetry, b) for symmetry in self.model.symmetries.numpy())
         return bool(off_m > OTHER_DIAMETERS * self.model.diameter_m or turn_deg > OTHER_DEG)
-
-
-def _at(scene_T_obj: np.ndarray, rotation: np.ndarray) -> np.ndarray:
-    pose = scene_T_obj.copy()
-    pose[:3, :3] = rotation
-    return pose
 
 
 def _turn_deg(a: np.ndarray, b: np.ndarray) -> float:
