@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def test_a_short_demo_leaves_everything_behind(tmp_path: Path, monkeypatch: pyte
     assert result.page == tmp_path / "demo" / "index.html"
     page = result.page.read_text()
     assert page.count("<img") == 2 * 2 + 18 + 16
-    assert "http" not in page
+    # In a megabyte of base64 any four letters come by chance.
+    assert "http" not in re.sub("base64,[A-Za-z0-9+/=]+", "", page)
     assert "<svg" in page
 
     names = [model.name for model in PoseEstimator.from_checkpoint(result.checkpoint).objects]
