@@ -63,7 +63,9 @@ def apply_affine(A: Float[Tensor, "*#b 3 3"], uv: Float[Tensor, "*#b n 2"]) -> F
     return uv @ A[..., :2, :2].mT + A[..., None, :2, 2]
 
 
-def pixel_grid(height: int, width: int, stride: int = 1) -> Float[Tensor, "{height} {width} 2"]:
+def pixel_grid(
+    height: int, width: int, stride: int = 1, device: torch.device | None = None
+) -> Float[Tensor, "{height} {width} 2"]:
     """Centres (u, v) of the cells of a height × width map, in pixels of the image that is stride times as large."""
-    v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    v, u = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
     return (torch.stack([u, v], -1) + 0.5) * stride - 0.5

@@ -101,7 +101,7 @@ def decode_gaze(maps: dict[str, Tensor]) -> GazeViews:
     maps = {name: value.double() for name, value in maps.items()}
     visible = torch.sigmoid(maps["visible_logits"][:, 0])
     height, width = visible.shape[-2:]
-    cells = pixel_grid(height, width, STRIDE).to(visible).flatten(0, 1)
+    cells = pixel_grid(height, width, STRIDE, visible.device).to(visible).flatten(0, 1)
     weight = visible.flatten(1)
     offsets = torch.cat([maps["center_offset"], maps["keypoint_offset"]], 1).unflatten(1, (-1, 2))
     votes = cells[:, None] + offsets.flatten(3).permute(0, 3, 1, 2)  # b×n×(1+k)×2

@@ -272,7 +272,7 @@ def _chunks(batch: Batch, size: int) -> Iterator[Batch]:
 def cell_centers_px(maps: Tensor) -> Tensor:
     """Centres of the cells of b×c×h×w maps in pixels of the network's input, 2×h×w."""
     height, width = maps.shape[-2:]
-    return pixel_grid(height, width, STRIDE).to(maps).movedim(-1, 0)
+    return pixel_grid(height, width, STRIDE, maps.device).to(maps).movedim(-1, 0)
 
 
 def gaze_losses(maps: dict[str, Tensor], batch: dict[str, Tensor], lambdas: LambdaConfig) -> dict[str, Tensor]:

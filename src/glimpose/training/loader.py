@@ -25,6 +25,7 @@ def load_batches(
         num_workers=num_workers,
         worker_init_fn=one_thread,
         prefetch_factor=4 if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
         multiprocessing_context="spawn" if num_workers else None,
     )
 

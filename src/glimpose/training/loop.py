@@ -183,6 +183,8 @@ def _make_fabric(config: TrainingConfig) -> Fabric:
         accelerator = "cuda" if torch.cuda.is_available() else "cpu"
     is_bf16 = _has_bf16(accelerator) if config.precision == "auto" else config.precision == "bf16-mixed"
     logger.info("training on %s in %s", accelerator, "bf16" if is_bf16 else "float32")
+    if accelerator == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 for what isn't autocast
     precision = _Autocast("bf16-mixed", accelerator) if is_bf16 else Precision()
     strategy = "auto" if config.devices == 1 else "ddp"
     return Fabric(accelerator=accelerator, devices=config.devices, strategy=strategy, plugins=[precision])

@@ -120,7 +120,8 @@ class MuonAdamW(Optimizer):
                     continue
                 # The fused update runs through memory, so moments need their parameter's layout (channels last).
                 is_alike = value.shape == parameter.shape
-                inner.state[parameter][kind] = torch.empty_like(parameter).copy_(value) if is_alike else value
+                own = torch.empty_like(parameter).copy_(value) if is_alike else value.to(parameter.device)
+                inner.state[parameter][kind] = own
         if left:
             raise KeyError(next(iter(left)))
 
