@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -13,8 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
+from glimpose.training.loader import load_batches
 from glimpose.training.loop import FINAL_LEARNING_RATE, TrainingConfig, TrainingInterrupted, fit, learning_rate
 
 CONFIG = TrainingConfig(
@@ -322,5 +324,44 @@ def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
 
 
-if __name__ == "__main__":  # Fabric starts the second process by running this file again
-    fit(TwoPassTask(norm=False), replace(CONFIG, devices=int(sys.argv[2])), Path(sys.argv[1]))
+class Images(Dataset[dict[str, Tensor]]):
+    """Batch i, drawn by whichever process."""
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return next(MeanTask(norm=False).loader(index, 1, 0, 1))
+
+
+class WorkersTask(MeanTask):
+    """Has its batches drawn by other processes, and says when it's under way."""
+
+    def loader(self, start_step: int, num_steps: int, rank: int, world_size: int) -> Iterable[dict[str, Tensor]]:
+        return load_batches(Images(), start_step, num_steps, rank, world_size, num_workers=2)
+
+    def validate(self, model: nn.Module) -> dict[str, float]:
+        print("under way", flush=True)
+        return super().validate(model)
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX's")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_the_whole_group_saves_though_workers_die_of_it(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, __file__, str(tmp_path), "workers"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "under way\n"
+        os.killpg(process.pid, number)
+        _, errors = process.communicate(timeout=60)
+    assert "TrainingInterrupted: stopped by " + number.name in errors
+    last = load_checkpoint(tmp_path / "last.safetensors")
+    assert last.group("optimizer") and 0 < last.metadata["step"] < LONG
+
+
+LONG = 10**6
+
+if __name__ == "__main__":
+    if sys.argv[2] == "workers":
+        fit(WorkersTask(), replace(CONFIG, steps=LONG, validate_every=4, checkpoint_every=LONG), Path(sys.argv[1]))
+    else:  # Fabric starts the second process by running this file again
+        fit(TwoPassTask(norm=False), replace(CONFIG, devices=int(sys.argv[2])), Path(sys.argv[1]))

@@ -17,7 +17,7 @@ from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig, only_visible_in
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Instance, Renderer, make_renderer
-from glimpose.training.loader import one_thread
+from glimpose.training.loader import set_up_worker
 
 DEPTH_SCALE = 0.1
 WINDOW_PX = 64
@@ -127,7 +127,7 @@ def write_dataset(
         batch_size=None,
         sampler=range(num),
         num_workers=num_workers,
-        worker_init_fn=one_thread,
+        worker_init_fn=set_up_worker,
         multiprocessing_context="spawn" if num_workers else None,
     )
     with tqdm(total=num, desc="synth", unit="image") as progress:

@@ -262,6 +262,9 @@ class _StopRequest:
         if os.getpid() == self.pid:
             self.name = signal.Signals(number).name
             self.__exit__()
+            # Whoever signals a whole group ends the loader's processes as well; that mustn't stop us from saving.
+            if hasattr(signal, "SIGCHLD"):
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         elif number == signal.SIGTERM:  # a forked loader process, told by its parent; Ctrl-C is for the parent alone
             os._exit(0)
 
@@ -335,8 +338,8 @@ def _next(batches: Iterator[Any], step: int, steps: int, stop: _StopRequest) -> 
         return next(batches)
     except StopIteration:
         raise RuntimeError(f"the task's loader ended at step {step}, expected batches up to step {steps}") from None
-    except RuntimeError:
-        if stop.requested:  # the signal reached the loader's processes as well
+    except (RuntimeError, OSError, EOFError):
+        if stop.requested:  # the signal reached the loader's processes as well, and what they had drawn went with them
             return None
         raise
 
