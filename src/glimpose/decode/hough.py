@@ -135,7 +135,8 @@ def find_centers(
     if not 0 < max_instances < 256:
         raise ValueError(f"find_centers: max_instances is {max_instances}, expected 1..255")
     height, width = std.shape[-2:]
-    votes = offsets.flatten(2) + pixel_grid(height, width, stride, offsets.device).to(offsets).flatten(0, 1).mT.contiguous()  # b 2 hw
+    cells = pixel_grid(height, width, stride, offsets.device).to(offsets)
+    votes = offsets.flatten(2) + cells.flatten(0, 1).mT.contiguous()  # b 2 hw
     variance = std.flatten(1).square() + floor_px**2  # b hw
     prob = class_prob.flatten(2)  # b c hw
     with torch.no_grad():
