@@ -64,11 +64,21 @@ def checkpoint(tmp_path: Path, parts: Parts) -> Path:
     return path
 
 
-def true_evidence(parts: Parts, index: int, cam_T_obj: np.ndarray, num_hidden: int = 0) -> Evidence:
-    """What a perfect gaze would say, with the lower rows hidden by something."""
+def true_evidence(
+    parts: Parts,
+    index: int,
+    cam_T_obj: np.ndarray,
+    num_hidden: int = 0,
+    aimed: np.ndarray | None = None,
+    turn_rad: float = 0.0,
+) -> Evidence:
+    """What a perfect gaze would say, with the lower rows hidden by something, of a crop aimed there or elsewhere."""
     K = parts.synthesis.K
     model, size = parts.objects[index], parts.network.crop_px
-    K_crop = crop_matrix(*frame_object(cam_T_obj, K, model.diameter_m, parts.network.crop_pad), size) @ K
+    center_px, side_px = frame_object(
+        cam_T_obj if aimed is None else aimed, K, model.diameter_m, parts.network.crop_pad
+    )
+    K_crop = crop_matrix(center_px, side_px, size, turn_rad) @ K
     buffers = make_renderer().render([Instance(parts.meshes[index], cam_T_obj)], K_crop, size, size)
     covers, points = central_mean(buffers.xyz, buffers.mask > 0)
     symmetry = np.linalg.solve(model.canonical(torch.from_numpy(cam_T_obj)).numpy(), cam_T_obj)

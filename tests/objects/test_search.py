@@ -4,10 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from parts import Parts, true_evidence
 from scipy.spatial.transform import Rotation
 
-from glimpose.objects.contour import draw_contour, edge_offsets
+from glimpose.objects.contour import Contour, draw_contour, edge_offsets
+from glimpose.objects.evidence import Evidence
 from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.render.mesh import sphere_mesh
 from glimpose.render.scene import make_renderer
@@ -52,6 +55,40 @@ def test_a_distance_that_is_off_is_corrected_by_the_outline(parts: Parts, search
     assert abs(found[2, 3] / truth[2, 3] - 1) < 0.02
 
 
+def off_by_a_cell(evidence: Evidence, columns: int) -> Evidence:
+    """See everything some cells further to the right."""
+
+    def shifted(cells: np.ndarray) -> np.ndarray:
+        return np.roll(cells.reshape(evidence.cells, evidence.cells, -1), columns, 1).reshape(cells.shape)
+
+    return replace(
+        evidence,
+        visible=shifted(evidence.visible),
+        amodal=shifted(evidence.amodal),
+        xyz=shifted(evidence.xyz),
+    )
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_looks_that_are_wrong_in_opposite_ways_are_right_together(parts: Parts, search: PoseSearch, index: int):
+    model, truth = parts.objects[index], pose(2)
+    further = truth.copy()
+    further[:3, 3] *= 1.1
+    straight, turned = true_evidence(parts, index, truth), true_evidence(parts, index, truth, 0, further, 0.5)
+    assert not np.allclose(straight.K, turned.K)
+    half_turned = true_evidence(parts, index, truth, turn_rad=np.pi)
+    right, left = off_by_a_cell(straight, 1), off_by_a_cell(straight, -1)
+
+    def error_m(*evidence: Evidence) -> float:
+        return float(np.linalg.norm(search.move(model, truth, evidence)[:2, 3] - truth[:2, 3]))
+
+    assert error_m(straight) < 1e-3
+    assert error_m(turned) < 1e-3
+    assert min(error_m(right), error_m(left), error_m(off_by_a_cell(turned, 1))) > 3e-3
+    assert error_m(right, left) < 1e-3
+    assert error_m(right, off_by_a_cell(half_turned, 1)) < 1e-3
+
+
 def test_wrong_maps_are_explained_worse(parts: Parts, search: PoseSearch):
     evidence = true_evidence(parts, 0, pose(1))
     right = search.explained(parts.objects[0], search(parts.objects[0], evidence), evidence)
@@ -86,3 +123,20 @@ def test_an_object_outside_the_picture_has_no_outline():
     cam_T_obj = np.eye(4)
     cam_T_obj[:3, 3] = [3.0, 0, 0.5]
     assert draw_contour(make_renderer(), sphere_mesh(0.05, subdivisions=2), cam_T_obj, K, 96) is None
+
+
+@given(angle_rad=st.floats(-3, 3), zoom=st.floats(0.5, 2), shift_px=st.tuples(st.floats(-40, 40), st.floats(-40, 40)))
+def test_an_outline_in_another_crop_is_the_same_outline(angle_rad: float, zoom: float, shift_px: tuple[float, float]):
+    size = 96
+    drawn_px = np.linspace(0, 2 * np.pi, 50)
+    normal = np.stack([np.cos(drawn_px), np.sin(drawn_px)], 1)
+    contour = Contour(47.5 + 30 * normal, normal, np.concatenate([normal, np.ones((50, 1))], 1))
+    linear = zoom * Rotation.from_rotvec([0, 0, angle_rad]).as_matrix()[:2, :2]
+    other_A_crop = np.eye(3)
+    other_A_crop[:2] = np.column_stack([linear, linear @ [-47.5, -47.5] + 47.5 + shift_px])
+    seen = contour.seen_in(other_A_crop, size)
+    center_px = other_A_crop[:2] @ [47.5, 47.5, 1]
+    np.testing.assert_allclose(seen.uv_px, center_px + 30 * zoom * seen.normal)
+    np.testing.assert_allclose(seen.normal, seen.xyz_cam[:, :2] @ (linear / zoom).T, atol=1e-12)
+    all_px = center_px + 30 * normal @ linear.T
+    assert len(seen.uv_px) == ((all_px > 0) & (all_px < size - 1)).all(1).sum()

@@ -138,7 +138,10 @@ class _Adaptation:
         adaptation = self.adaptation
         looking = EstimatorConfig(instances_per_object=adaptation.instances_per_object)
         if adaptation.static_scene:
-            looking = replace(looking, instances_per_object=adaptation.sightings_per_object, candidates_per_instance=1)
+            # Where exactly they are, photographs tell together.
+            looking = EstimatorConfig(
+                instances_per_object=adaptation.sightings_per_object, candidates_per_instance=1, looks_around=0
+            )
         estimator = PoseEstimator.from_checkpoint(path, looking)
         known = [model.obj_id for model in estimator.objects]
         if known != list(self.meshes):

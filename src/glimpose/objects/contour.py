@@ -42,6 +42,14 @@ class Contour:
         uv_fine = line + by_px * normal
         return cls((uv_fine - 0.5) / 2, normal, xyz @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3])
 
+    def seen_in(self, other_A_crop: np.ndarray, size_px: int) -> "Contour":
+        """The part of it that another crop of the same photograph shows, in that crop's pixels."""
+        linear, shift = other_A_crop[:2, :2], other_A_crop[:2, 2]
+        uv, normal = self.uv_px @ linear.T + shift, self.normal @ linear.T
+        inside = ((uv > 0) & (uv < size_px - 1)).all(1)
+        length = np.linalg.norm(normal[inside], axis=1, keepdims=True)
+        return Contour(uv[inside], normal[inside] / length, self.xyz_cam[inside])
+
 
 def draw_contour(renderer: Renderer, mesh: Mesh, cam_T_obj: np.ndarray, K: np.ndarray, size_px: int) -> Contour | None:
     """Points on the outline of an object drawn at a pose; None where next to nothing of it is in the picture."""

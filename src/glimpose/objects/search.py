@@ -135,8 +135,27 @@ class PoseSearch:
                 candidates.append(make_pose(R, evidence.t_m))
             if len(candidates) == self.config.num_kept:
                 break
-        moved = [self._move(model, pose, evidence) for pose in candidates]
+        moved = [self.move(model, pose, [evidence]) for pose in candidates]
         return max(moved, key=lambda pose: self.explained(model, pose, evidence))
+
+    def move(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Sequence[Evidence]) -> np.ndarray:
+        """Move a pose to where its contour lies on the mask's edge and its coordinates agree, on average of all looks.
+
+        Looks are of one photograph, so the pose is the same in all of them; the first shows the object whole.
+        """
+        prior = np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3))
+        looks_A_drawn = [look.K @ np.linalg.inv(evidence[0].K) for look in evidence]
+        for trust_px in self.config.trusts_px:
+            drawn = self._contour(model, cam_T_obj, evidence[0])
+            pulls = []
+            for look, look_A_drawn in zip(evidence, looks_A_drawn, strict=True):
+                contour = None if drawn is None else drawn.seen_in(look_A_drawn, look.cells * STRIDE)
+                pulls.append(self._pull(model, cam_T_obj, look, contour, trust_px))
+            hessian, gradient = (np.mean(terms, axis=0) for terms in zip(*pulls, strict=True))
+            step = np.linalg.solve(hessian + prior, gradient)
+            turn = Rotation.from_rotvec(step[:3]).as_matrix()
+            cam_T_obj = make_pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * model.diameter_m / 2)
+        return cam_T_obj
 
     def draw(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> Buffers:
         """Draw an object into the crop that the evidence is of."""
@@ -163,24 +182,22 @@ class PoseSearch:
         masks = covers.reshape(1, -1).astype(np.float32)
         return float(self._explained(masks, xyz.reshape(1, -1, 3), evidence, self.config.pose_std)[0])
 
-    def _move(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> np.ndarray:
-        """Move a pose to where its contour lies on the mask's edge and its coordinates agree."""
-        prior = np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3))
-        for trust_px in self.config.trusts_px:
-            hessian, gradient = self.pull(model, cam_T_obj, evidence, trust_px)
-            step = np.linalg.solve(hessian + prior, gradient)
-            turn = Rotation.from_rotvec(step[:3]).as_matrix()
-            cam_T_obj = make_pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * model.diameter_m / 2)
-        return cam_T_obj
-
     def pull(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, trust_px: float) -> NormalEquations:
         """Where a crop pulls a pose: its contour to the mask's edge, its coordinates to where they are seen.
 
         An edge found ``trust_px`` from the contour counts half.
         """
-        radius_m, size = model.diameter_m / 2, evidence.cells * STRIDE
+        return self._pull(model, cam_T_obj, evidence, self._contour(model, cam_T_obj, evidence), trust_px)
+
+    def _contour(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> Contour | None:
+        mesh, size = self.meshes[model.obj_id], evidence.cells * STRIDE
+        return draw_contour(self.renderer, mesh, cam_T_obj, evidence.K, size)
+
+    def _pull(
+        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, contour: Contour | None, trust_px: float
+    ) -> NormalEquations:
+        radius_m = model.diameter_m / 2
         log_odds, visible = evidence.masks_px
-        contour = draw_contour(self.renderer, self.meshes[model.obj_id], cam_T_obj, evidence.K, size)
         terms = [
             self._range_term(cam_T_obj, evidence, radius_m),
             self._coordinate_term(model, cam_T_obj, evidence, radius_m),
