@@ -149,9 +149,11 @@ class _Adaptation:
                 f"{path}: knows objects {known}, the config's data.object_ids are {list(self.meshes)}; "
                 "give the config that it was trained by"
             )
-        self.search = self.search or PoseSearch(
-            estimator.objects, self.meshes, estimator.model.config, self.adaptation.search
-        )
+        network = estimator.model.config
+        if (
+            self.search is None or self.search.network != network
+        ):  # students may see larger crops than the first teacher
+            self.search = PoseSearch(estimator.objects, self.meshes, network, adaptation.search)
         estimator.search = self.search
         if self.confidence is not UNCALIBRATED:
             estimator.confidence = self.confidence

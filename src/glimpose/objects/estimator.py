@@ -22,6 +22,7 @@ from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import (
     crop_matrix,
     focal_px,
+    frame_object,
     gaze_reference_depth_m,
     glance_matrix,
     glance_reference_depth_m,
@@ -60,7 +61,11 @@ class EstimatorConfig:
     """Of two estimates of one object nearer to each other than this, in diameters, the surer stays."""
     looks_around: int = 8
     """At each pose that the search finds, by which it's moved once more: what a crop's place and size do to edges
-    averages out (docs/lab-book.md, 54)."""
+    averages out (docs/lab-book.md, 54). In pairs, so even; 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.looks_around < 0 or self.looks_around % 2:
+            raise ValueError(f"looks_around: got {self.looks_around}, expected an even number, or 0")
 
 
 AROUND = (0.1, 0.1, 0.12, 0.4)
@@ -326,7 +331,7 @@ class PoseEstimator:
         moved = []
         for pose in poses:
             at = Detection.at(pose.look.detection.object_index, pose.cam_T_obj, K)
-            side_px = pose.model.diameter_m * self.model.config.crop_pad * focal_px(K) / at.depth_m
+            _, side_px = frame_object(pose.cam_T_obj, K, pose.model.diameter_m, self.model.config.crop_pad)
             # In pairs on either side, for a pose is drawn a little to where it's looked for.
             beside = [
                 replace(
