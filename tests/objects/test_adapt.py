@@ -82,12 +82,13 @@ def test_targets_of_photographs_fit_the_picture(parts: Parts, maker, roll_deg: f
     """However the picture was turned: object coordinates, seen by the sample's camera, are where their cells are."""
     photographs, labels, _ = perfect_labels(parts)
     real = RealSampleMaker(maker, photographs, labels, DistortionConfig(roll_deg=roll_deg, patch_probability=0))
+    num_cells = 0
     for seed in range(6):
         sample = real.gaze(np.random.default_rng(seed))
         model = parts.objects[int(sample["object_index"])]
         assert sample["weight"] == np.float32(0.8)
         rows, columns = np.nonzero(sample["valid"])
-        assert len(rows) > 5
+        num_cells += len(rows)
         xyz_m = sample["xyz"][:, rows, columns].T * model.diameter_m / 2
         xyz_cam = xyz_m @ sample["cam_T_obj"][:3, :3].T + sample["cam_T_obj"][:3, 3]
         uvw = xyz_cam @ sample["K"].T
@@ -96,6 +97,7 @@ def test_targets_of_photographs_fit_the_picture(parts: Parts, maker, roll_deg: f
         assert np.abs(uv - cells).max() < 0.6
         # An upright camera: turning the picture turns the pose, not K.
         assert abs(sample["K"][0, 1]) < 1e-3 * sample["K"][0, 0]
+    assert num_cells > 100
 
 
 def test_turned_pictures_show_what_their_targets_say(parts: Parts, maker):
