@@ -150,9 +150,8 @@ class _Adaptation:
                 "give the config that it was trained by"
             )
         network = estimator.model.config
-        if (
-            self.search is None or self.search.network != network
-        ):  # students may see larger crops than the first teacher
+        # Students may see larger crops than the first teacher.
+        if self.search is None or self.search.network != network:
             self.search = PoseSearch(estimator.objects, self.meshes, network, adaptation.search)
         estimator.search = self.search
         if self.confidence is not UNCALIBRATED:

@@ -15,6 +15,7 @@ from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Buffers, Instance, Renderer
 
 NUM_LINES = 120
+LEAST_POINTS = 8
 REACH_PX = 12
 """How far from the contour its edge is looked for."""
 INNER_PX = 8
@@ -42,11 +43,13 @@ class Contour:
         uv_fine = line + by_px * normal
         return cls((uv_fine - 0.5) / 2, normal, xyz @ cam_T_obj[:3, :3].T + cam_T_obj[:3, 3])
 
-    def seen_in(self, other_A_crop: np.ndarray, size_px: int) -> "Contour":
-        """The part of it that another crop of the same photograph shows, in that crop's pixels."""
+    def seen_in(self, other_A_crop: np.ndarray, size_px: int) -> "Contour | None":
+        """The part that another crop of the same photograph shows, in its pixels; None where next to nothing is."""
         linear, shift = other_A_crop[:2, :2], other_A_crop[:2, 2]
         uv, normal = self.uv_px @ linear.T + shift, self.normal @ linear.T
         inside = ((uv > 0) & (uv < size_px - 1)).all(1)
+        if inside.sum() < LEAST_POINTS:
+            return None
         length = np.linalg.norm(normal[inside], axis=1, keepdims=True)
         return Contour(uv[inside], normal[inside] / length, self.xyz_cam[inside])
 
@@ -77,7 +80,7 @@ def draw_contour(renderer: Renderer, mesh: Mesh, cam_T_obj: np.ndarray, K: np.nd
     # The crop's border is no edge of the object.
     inside = (line > 1).all(1) & (line < 2 * size_px - 2).all(1) & (length > 1e-6)
     line, normal = line[inside], normal[inside] / length[inside, None]
-    if len(line) < 8:
+    if len(line) < LEAST_POINTS:
         return None
     # findContours goes around the outside counter-clockwise in a frame whose v points down; checked, not assumed.
     ahead = np.rint(line + 2 * normal).astype(int)
