@@ -31,6 +31,9 @@ CONFIG = TrainingConfig(
     precision="32-true",
 )
 
+LONG = 10**6
+"""Steps that a test won't wait for."""
+
 
 class MeanTask:
     """Learns the mean over channels; dropout and batch norm make resuming harder."""
@@ -358,8 +361,6 @@ def test_signal_to_the_whole_group_saves_though_workers_die_of_it(tmp_path: Path
     assert last.group("optimizer")
     assert 0 < last.metadata["step"] < LONG
 
-
-LONG = 10**6
 
 if __name__ == "__main__":
     if sys.argv[2] == "workers":

@@ -207,7 +207,9 @@ class PoseEstimator:
             looks = self.gaze(image, K, [look.aimed(K) for look in self._candidates(looks)])
         poses = [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
         poses = self._distinct(poses, self.config.instances_per_object)
-        return poses if self.search is None else self._looked_around(image, K, poses)
+        if self.search is None or self.config.looks_around == 0:
+            return poses
+        return self._looked_around(image, K, poses)
 
     @torch.inference_mode()
     def verify(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
@@ -323,11 +325,8 @@ class PoseEstimator:
 
     def _looked_around(self, image: np.ndarray, K: np.ndarray, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
         """Look at each object several times, aimed a little beside, and move it to where all looks together see it."""
-        num = self.config.looks_around
-        if num == 0:
-            return list(poses)
         assert self.search is not None
-        half = np.random.default_rng(0).normal(0, AROUND, (num // 2, 4))
+        half = np.random.default_rng(0).normal(0, AROUND, (self.config.looks_around // 2, 4))
         moved = []
         for pose in poses:
             at = Detection.at(pose.look.detection.object_index, pose.cam_T_obj, K)

@@ -144,7 +144,8 @@ class PoseSearch:
         Looks are of one photograph, so the pose is the same in all of them; the first shows the object whole.
         """
         prior = np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3))
-        looks_A_drawn = [look.K @ np.linalg.inv(evidence[0].K) for look in evidence]
+        cam_A_drawn = np.linalg.inv(evidence[0].K)
+        looks_A_drawn = [look.K @ cam_A_drawn for look in evidence]
         for trust_px in self.config.trusts_px:
             drawn = self._contour(model, cam_T_obj, evidence[0])
             pulls = []
