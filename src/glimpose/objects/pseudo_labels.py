@@ -3,7 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,13 +11,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from glimpose.config import from_dict
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
 from glimpose.objects.crops import focal_px, is_in_view, resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.photographs import Photograph
-from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Sighting, StaticScene, fit_scene, place_objects
+from glimpose.objects.standing import Standing, StandingScene, find_standing, with_errors
+from glimpose.objects.static_scene import (
+    LEAST_PHOTOGRAPHS,
+    PARTED_TRUSTS_PX,
+    Sighting,
+    StaticScene,
+    find_placements,
+    fit_scene,
+    go_together,
+    part_placements,
+    place_objects,
+)
 from glimpose.objects.turning import fit_to_edges, turn_objects
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
@@ -32,6 +44,12 @@ LEAST_BELIEF = 0.2
 one plus the margin of their edges in units of `CLEAR_MARGIN`. What stands still and looks a little like the object is
 taken for it in many photographs alike, but agrees less; what the teacher never saw right, edges tell."""
 CLEAR_MARGIN = 0.05
+LEAST_SIGHTED = 0.3
+"""Probability of a pose, for one photograph to be enough to place an object that stands."""
+STOOD_TOLERANCE = 0.06
+"""As `static_scene.TOLERANCE`, for poses that were moved to stand."""
+SAME_SIGHTING = 0.3
+"""Diameters across the line of sight by which a sighting may be off to be one of a placement."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +105,8 @@ class Labels:
     """n×rows×columns float32, for each photograph the probability that a cell of the glance shows no known object."""
     mistaken: Sequence[PseudoLabel] = ()
     """What was taken for an object that is known to stand elsewhere in the same photograph."""
+    standings: Sequence[Standing] = ()
+    """How objects stand, by their indices; none where the scene doesn't tell."""
 
     def save(self, path: Path) -> None:
         """Write them, whole or not at all."""
@@ -97,7 +117,8 @@ class Labels:
             for label in labels
         ]
         tensors["background"] = torch.from_numpy(self.background)
-        save_tensors(path, tensors, {"labels": rows, "num_mistaken": len(self.mistaken)})
+        standings = [asdict(standing) for standing in self.standings]
+        save_tensors(path, tensors, {"labels": rows, "num_mistaken": len(self.mistaken), "standings": standings})
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
@@ -118,7 +139,8 @@ class Labels:
             for i, row in enumerate(content.metadata["labels"])
         ]
         num = len(labels) - content.metadata["num_mistaken"]
-        return cls(labels[:num], arrays["background"], labels[num:])
+        standings = [from_dict(Standing, entry, where=f"{path}, standings") for entry in content.metadata["standings"]]
+        return cls(labels[:num], arrays["background"], labels[num:], standings)
 
 
 def label(
@@ -154,6 +176,12 @@ def label_static_scene(
     ]
     scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
     scene, seen = _settled(scene, teacher, photographs)
+    standings: tuple[Standing, ...] = ()
+    standing = _standing(scene, seen, found, teacher)
+    if standing is not None:
+        scene, seen = _stood(scene, seen, standing, found, teacher, photographs)
+        again = _standing(scene, seen, found, teacher)
+        standings = standing.standings if again is None else again.standings
     scores = defaultdict(list)
     for (_, p), pose in seen.items():
         scores[scene.placements[p].object_index].append(pose.score)
@@ -184,7 +212,7 @@ def label_static_scene(
             placement.margin,
             sum(q == p for _, q in seen),
         )
-    return Labels(labels, background, mistaken)
+    return Labels(labels, background, mistaken, standings)
 
 
 def _settled(
@@ -197,22 +225,52 @@ def _settled(
     scene = fit_scene(scene, evidence, objects, search.pull)
     scene = turn_objects(scene, evidence, objects, search)
     scene = fit_to_edges(scene, evidence, objects, search)
-    scene, seen = _believed(scene, _seen(scene, teacher, photographs))
+    scene = _parted(scene, _seen(scene, teacher, photographs), teacher, photographs)
+    scene, seen = _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True))
     # What isn't an object isn't of its size: once more, without.
     scene = fit_to_edges(scene, _evidence(seen), objects, search)
-    return _believed(scene, _seen(scene, teacher, photographs))
+    return _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True))
+
+
+def _parted(
+    scene: StaticScene,
+    seen: Mapping[tuple[int, int], PoseEstimate],
+    teacher: PoseEstimator,
+    photographs: Sequence[Photograph],
+) -> StaticScene:
+    """Part places of objects that were moved by little, and make exact what comes of it."""
+    search = teacher.search
+    assert search is not None
+    evidence = {(number, pose.look.detection.object_index): pose.look.evidence() for (number, _), pose in seen.items()}
+    sightings = []
+    for (number, p), pose in seen.items():
+        index = pose.look.detection.object_index
+        cam_T_obj = search.move(pose.model, scene.cam_T_obj(number, scene.placements[p]), [evidence[number, index]])
+        sightings.append(Sighting(number, index, cam_T_obj, pose.score))
+    K = [photograph.K for photograph in photographs]
+    scene = part_placements(scene, sightings, evidence, K, teacher.objects, search.pull)
+    own = {
+        (number, p): evidence[number, placement.object_index]
+        for p, placement in enumerate(scene.placements)
+        for number in placement.photographs
+    }
+    return fit_to_edges(scene, own, teacher.objects, search)
 
 
 def _seen(
-    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph]
+    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph], among_agreeing: bool = False
 ) -> dict[tuple[int, int], PoseEstimate]:
-    """By photograph and number of the placement, what the teacher sees there; of an object's places the likeliest."""
+    """By photograph and number of the placement, what the teacher sees there; of an object's places the likeliest.
+
+    In all photographs, or in those that agree with a placement.
+    """
     best: dict[tuple[int, int], tuple[int, PoseEstimate]] = {}  # by photograph and object
     for number in scene.cam_T_scene:
         image, K = photographs[number].image, photographs[number].K
         poses = [
             (p, placement.object_index, scene.cam_T_obj(number, placement))
             for p, placement in enumerate(scene.placements)
+            if number in placement.photographs or not among_agreeing
         ]
         poses = [entry for entry in poses if is_in_view(entry[2], K, *image.shape[:2])]
         looked = teacher.verify(image, K, [(index, pose) for _, index, pose in poses])
@@ -228,15 +286,91 @@ def _evidence(seen: Mapping[tuple[int, int], PoseEstimate]) -> dict[tuple[int, i
     return {pair: pose.look.evidence() for pair, pose in seen.items()}
 
 
+def _standing(
+    scene: StaticScene,
+    seen: Mapping[tuple[int, int], PoseEstimate],
+    found: "_Found",
+    teacher: PoseEstimator,
+) -> StandingScene | None:
+    """Learn how objects stand, and how far off the teacher's poses are in single photographs."""
+    assert teacher.search is not None
+    vertices_m = {obj_id: mesh.vertices for obj_id, mesh in teacher.search.meshes.items()}
+    standing = find_standing(scene, teacher.objects, vertices_m)
+    if standing is None:
+        return None
+    pairs = []
+    for number, p in seen:
+        index = scene.placements[p].object_index
+        exact = scene.cam_T_obj(number, scene.placements[p])
+        own = [pose.cam_T_obj for pose in found.poses[number] if pose.look.detection.object_index == index]
+        off_m = [np.linalg.norm((pose[:3, 3] / pose[2, 3] - exact[:3, 3] / exact[2, 3]) * exact[2, 3]) for pose in own]
+        if own and min(off_m) < SAME_SIGHTING * teacher.objects[index].diameter_m:
+            pairs.append((index, own[int(np.argmin(off_m))], exact))
+    standings = with_errors(standing.standings, teacher.objects, pairs)
+    for model, entry in zip(teacher.objects, standings, strict=True):
+        stands = " or ".join(f"{1000 * stand.height_m:.0f} mm above the support" for stand in entry.stands)
+        errors = f"distances {100 * entry.range_bias:+.1f} ± {100 * entry.range_std:.1f} % off in single photographs"
+        logger.info("%s: stands %s; %s", model.name, stands or "in no way that is known", errors)
+    return replace(standing, standings=standings)
+
+
+def _stood(
+    scene: StaticScene,
+    seen: Mapping[tuple[int, int], PoseEstimate],
+    standing: StandingScene,
+    found: "_Found",
+    teacher: PoseEstimator,
+    photographs: Sequence[Photograph],
+) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
+    """Hold objects to how they stand, and place those, too, that too few photographs show in one place.
+
+    One photograph is enough for what stands where it's seen: the support tells how far away that is.
+    """
+    search, objects = teacher.search, teacher.objects
+    assert search is not None
+    placed = {(number, scene.placements[p].object_index) for number, p in seen}
+    evidence: dict[tuple[int, int], Evidence] = {}
+    sightings = []
+    for number, poses in enumerate(found.poses):
+        for pose in poses if number in scene.cam_T_scene else ():
+            pair = (number, pose.look.detection.object_index)
+            if pair in placed or pair in evidence or pose.score < LEAST_SIGHTED:
+                continue
+            cam_T_obj, trust = standing.settle(scene.cam_T_scene[number], pair[1], pose.cam_T_obj)
+            if trust > 0.5:
+                sightings.append(Sighting(*pair, cam_T_obj, pose.score))
+                evidence[pair] = pose.look.evidence()
+    K = [photograph.K for photograph in photographs]
+    more = find_placements(sightings, scene.cam_T_scene, scene.unit_m, K, objects, STOOD_TOLERANCE, least=1)
+    more = [
+        placement
+        for placement in more
+        if all(
+            other.object_index == placement.object_index or go_together(other, placement, scene.unit_m, objects)
+            for other in scene.placements
+        )
+    ]
+    own = {
+        (number, p): evidence[number, placement.object_index]
+        for p, placement in enumerate(more)
+        for number in placement.photographs
+    }
+    added = replace(scene, placements=more)
+    added = fit_scene(added, own, objects, search.pull, PARTED_TRUSTS_PX, step_log_unit=1e-9, hold=standing.pull)
+    scene = replace(scene, placements=[*scene.placements, *added.placements])
+    scene = fit_to_edges(scene, _evidence(seen), objects, search, standing.pull)
+    return _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True), least=1)
+
+
 def _believed(
-    scene: StaticScene, seen: dict[tuple[int, int], PoseEstimate]
+    scene: StaticScene, seen: dict[tuple[int, int], PoseEstimate], least: int = LEAST_PHOTOGRAPHS
 ) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
     """Leave out places where, over all photographs that show them, the object isn't likely enough to be."""
     scores = defaultdict(list)
     for (_, p), pose in seen.items():
         scores[p].append(pose.score)
     belief = {p: np.mean(own) * (1 + scene.placements[p].margin / CLEAR_MARGIN) for p, own in scores.items()}
-    kept = [p for p in sorted(scores) if len(scores[p]) >= LEAST_PHOTOGRAPHS and belief[p] >= LEAST_BELIEF]
+    kept = [p for p in sorted(scores) if len(scores[p]) >= least and belief[p] >= LEAST_BELIEF]
     scene = replace(scene, placements=[scene.placements[p] for p in kept])
     return scene, {(number, kept.index(p)): pose for (number, p), pose in seen.items() if p in kept}
 

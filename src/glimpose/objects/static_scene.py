@@ -7,6 +7,7 @@ and Bolles, CACM 1981), and then all photographs together pull at them.
 sightings, cameras ── how far cameras moved, by pairs of sightings ── metres per unit
 sightings in the scene's frame ── the poses that most photographs agree on ── placements
 placements, what is seen there ── objects moved until all drawings fit ── exact placements
+placements, what single photographs make of them ── parted where an object was moved by little ── one place each
 
 Poses are compared by where an object's keypoints are seen, in apparent diameters: distances are what single photographs
 tell worst. Symmetric objects are sighted in each of their equivalent poses.
@@ -43,6 +44,15 @@ SAME_TURN_RAD = np.deg2rad(12)
 """By which two sightings may disagree on how the camera turned, to have a say in how far it moved."""
 LEAST_TURN_RAD = np.deg2rad(10)
 """By which it has to have turned: how far a camera moved that hardly did is mostly noise."""
+NEAR = 0.045
+"""Mean distance of keypoints, in apparent diameters, by which one photograph may disagree with all that show an object
+in the same place. Right poses are off by 0.01 to 0.03; an object that was moved stands where it stood for nobody."""
+NEAR_MEDIANS = 2.0
+"""The same in medians of a place's photographs, for teachers that see less exactly."""
+PARTED_TOLERANCE = 0.12
+"""As `TOLERANCE`, for sightings that started from a place nearby."""
+NUM_PARTINGS = 4
+PARTED_TRUSTS_PX = (6.0,) * 2 + (4.0,) * 2 + (3.0,) * 2
 TRUSTS_PX = (6.0,) * 4 + (4.0,) * 4 + (3.0,) * 4 + (2.0,) * 4
 """One step of fitting to what is seen each: an edge found that far from the contour counts half."""
 STEP_RAD = 0.1
@@ -138,6 +148,8 @@ def find_placements(
     unit_m: float,
     K: Sequence[np.ndarray],
     objects: Sequence[ObjectModel],
+    tolerance: float = TOLERANCE,
+    least: int = LEAST_PHOTOGRAPHS,
 ) -> list[Placement]:
     """Find where objects stand, the surest first: poses that sightings in many photographs agree on.
 
@@ -147,11 +159,11 @@ def find_placements(
     found = []
     for index, model in enumerate(objects):
         own = [s for s in sightings if s.object_index == index and s.photograph in cam_T_scene]
-        found += _placements_of(index, model, own, cam_T_scene, unit_m, K)
+        found += _placements_of(index, model, own, cam_T_scene, unit_m, K, tolerance, least)
     found.sort(key=lambda entry: -entry[0])
     placements: list[Placement] = []
     for _, placement in found:
-        if all(_go_together(placement, other, unit_m, objects) for other in placements):
+        if all(go_together(placement, other, unit_m, objects) for other in placements):
             placements.append(placement)
     return placements
 
@@ -163,10 +175,10 @@ def _placements_of(
     cam_T_scene: Mapping[int, np.ndarray],
     unit_m: float,
     K: Sequence[np.ndarray],
+    tolerance: float,
+    least: int,
 ) -> list[tuple[float, Placement]]:
     """One object's, with how much of the sightings they explain; one after the other, from what is left."""
-    symmetries = _some_symmetries(model)
-    points_m = np.concatenate([np.zeros((1, 3)), model.keypoints_m])
     left = list(own)
     found = []
     while left:
@@ -174,17 +186,14 @@ def _placements_of(
         proposals = np.stack([T @ s.cam_T_obj for T, s in zip(scene_T_cam, left, strict=True)])
         worth = np.zeros((len(proposals), len(left)))
         for v, sighting in enumerate(left):
-            k = K[sighting.photograph]
-            seen_px = _project(k, sighting.cam_T_obj @ symmetries, points_m)
             there = _in_metres(cam_T_scene[sighting.photograph], unit_m) @ proposals
-            apparent_px = focal_px(k) * model.diameter_m / sighting.cam_T_obj[2, 3]
-            gap = np.linalg.norm(_project(k, there, points_m)[:, None] - seen_px, axis=-1).mean(-1).min(1)
-            worth[:, v] = sighting.score * np.maximum(0, 1 - gap / apparent_px / TOLERANCE)
+            gap = _gaps(there, sighting, model, K[sighting.photograph])
+            worth[:, v] = sighting.score * np.maximum(0, 1 - gap / tolerance)
         photograph = np.array([s.photograph for s in left])
         explained = sum(worth[:, photograph == i].max(1) for i in np.unique(photograph))
         best = int(np.argmax(explained))
         agreeing = frozenset(photograph[worth[best] > 0].tolist())
-        if len(agreeing) < LEAST_PHOTOGRAPHS:
+        if len(agreeing) < least:
             break
         pose = proposals[best].copy()
         pose[:3, 3] /= unit_m
@@ -193,12 +202,69 @@ def _placements_of(
     return found
 
 
-def _go_together(a: Placement, b: Placement, unit_m: float, objects: Sequence[ObjectModel]) -> bool:
+def go_together(a: Placement, b: Placement, unit_m: float, objects: Sequence[ObjectModel]) -> bool:
+    """Whether two objects may stand there, or one may have stood in both places."""
     distance_m = unit_m * np.linalg.norm(a.scene_T_obj[:3, 3] - b.scene_T_obj[:3, 3])
     diameters_m = objects[a.object_index].diameter_m + objects[b.object_index].diameter_m
     if a.object_index == b.object_index:
         return bool(distance_m > NEAREST_AGAIN * diameters_m)
     return bool(distance_m > NEAREST * diameters_m or not a.photographs & b.photographs)
+
+
+def part_placements(
+    scene: StaticScene,
+    sightings: Sequence[Sighting],
+    seen: Mapping[tuple[int, int], Seen],
+    K: Sequence[np.ndarray],
+    objects: Sequence[ObjectModel],
+    pull: Callable[[ObjectModel, np.ndarray, Seen, float], NormalEquations],
+) -> StaticScene:
+    """Part places that are several: where an object was moved by little, all photographs together are wrong in all.
+
+    ``sightings`` are what each photograph by itself makes of an object, starting from the nearest place; ``seen`` is
+    given by photograph and object. Places keep the photographs that are near; what is near to none makes places of its
+    own where enough photographs agree, and is left out where not. The unit stays.
+    """
+    for _ in range(NUM_PARTINGS):
+        scene, left = _with_near(scene, sightings, K, objects)
+        found = find_placements(left, scene.cam_T_scene, scene.unit_m, K, objects, PARTED_TOLERANCE)
+        scene = replace(scene, placements=[*scene.placements, *found])
+        own = {
+            (number, p): seen[number, placement.object_index]
+            for p, placement in enumerate(scene.placements)
+            for number in placement.photographs
+        }
+        scene = fit_scene(scene, own, objects, pull, PARTED_TRUSTS_PX, step_log_unit=1e-9)
+    return _with_near(scene, sightings, K, objects)[0]
+
+
+def _with_near(
+    scene: StaticScene, sightings: Sequence[Sighting], K: Sequence[np.ndarray], objects: Sequence[ObjectModel]
+) -> tuple[StaticScene, list[Sighting]]:
+    """Give each place the photographs whose sightings are near to it and to no other more, and what is left over.
+
+    Places that too few are near to are gone.
+    """
+    nearest: dict[int, list[tuple[float, Sighting]]] = {p: [] for p in range(len(scene.placements))}
+    left = []
+    for sighting in sightings:
+        model = objects[sighting.object_index]
+        own = [p for p, placement in enumerate(scene.placements) if placement.object_index == sighting.object_index]
+        if own:
+            there = np.stack([scene.cam_T_obj(sighting.photograph, scene.placements[p]) for p in own])
+            gaps = _gaps(there, sighting, model, K[sighting.photograph])
+            nearest[own[int(np.argmin(gaps))]].append((float(gaps.min()), sighting))
+        else:
+            left.append(sighting)
+    placements = []
+    for p, entries in nearest.items():
+        limit = max(NEAR, NEAR_MEDIANS * float(np.median([gap for gap, _ in entries]))) if entries else NEAR
+        near = frozenset(sighting.photograph for gap, sighting in entries if gap < limit)
+        is_place = len(near) >= LEAST_PHOTOGRAPHS
+        if is_place:
+            placements.append(replace(scene.placements[p], photographs=near))
+        left += [sighting for _, sighting in entries if not (is_place and sighting.photograph in near)]
+    return replace(scene, placements=placements), left
 
 
 def fit_scene(
@@ -208,12 +274,13 @@ def fit_scene(
     pull: Callable[[ObjectModel, np.ndarray, Seen, float], NormalEquations],
     trusts_px: Sequence[float] = TRUSTS_PX,
     step_log_unit: float = STEP_LOG_UNIT,
+    hold: Callable[[Placement], NormalEquations] | None = None,
 ) -> StaticScene:
     """Move objects, and change the unit, until every drawn object fits what is seen of it, all at once.
 
     ``seen`` is given by photograph and number of the placement; ``pull`` tells where that pulls a pose, as
     `PoseSearch.pull` does. Where an object stands is told by parallax, how large the unit is by all objects' apparent
-    sizes.
+    sizes. ``hold`` tells, in the scene's frame, where else placements are pulled.
     """
     placements = list(scene.placements)
     radius_m = np.array([objects[placement.object_index].diameter_m / 2 for placement in placements])
@@ -231,6 +298,11 @@ def fit_scene(
             columns = np.append(6 * p + np.arange(6), num - 1)
             hessian[np.ix_(columns, columns)] += carrying.T @ H @ carrying
             gradient[columns] += carrying.T @ g
+        for p, placement in enumerate(placements if hold else ()):
+            columns = 6 * p + np.arange(6)
+            H, g = hold(placement)  # type: ignore[misc]
+            hessian[np.ix_(columns, columns)] += H
+            gradient[columns] += g
         step = np.linalg.solve(hessian, gradient)
         for p, (turn, move) in enumerate(step[:-1].reshape(-1, 2, 3)):
             pose = placements[p].scene_T_obj.copy()
@@ -239,6 +311,14 @@ def fit_scene(
             placements[p] = replace(placements[p], scene_T_obj=pose)
         scene = replace(scene, placements=tuple(placements), unit_m=scene.unit_m * float(np.exp(step[-1])))
     return scene
+
+
+def _gaps(cam_T_obj: np.ndarray, sighting: Sighting, model: ObjectModel, K: np.ndarray) -> np.ndarray:
+    """Mean distance of keypoints in the photograph, in apparent diameters: n of poses n×4×4 from a sighting."""
+    points_m = np.concatenate([np.zeros((1, 3)), model.keypoints_m])
+    sighted_px = _project(K, sighting.cam_T_obj @ _some_symmetries(model), points_m)
+    gap_px = np.linalg.norm(_project(K, cam_T_obj, points_m)[:, None] - sighted_px, axis=-1).mean(-1).min(1)
+    return gap_px / (focal_px(K) * model.diameter_m / sighting.cam_T_obj[2, 3])
 
 
 def _some_symmetries(model: ObjectModel) -> np.ndarray:

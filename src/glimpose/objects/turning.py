@@ -6,7 +6,7 @@ photographs' edges lie where such a pose has the object's (`edges`).
 rotations ── masks, roughly ── edges, blurred ── the best few ── each moved to the edges ── the one they support most
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -51,10 +51,14 @@ def fit_to_edges(
     evidence: Mapping[tuple[int, int], Evidence],
     objects: Sequence[ObjectModel],
     search: PoseSearch,
+    hold: Callable[[Placement], NormalEquations] | None = None,
 ) -> StaticScene:
-    """Move objects, and change the unit, until edges of drawn objects lie on photographs' edges, all at once."""
+    """Move objects, and change the unit, until edges of drawn objects lie on photographs' edges, all at once.
+
+    ``hold`` is as `fit_scene` takes it.
+    """
     edges = {pair: EdgeMap.of(entry.crop, entry.K, SHARP_PX) for pair, entry in evidence.items()}
-    return fit_scene(scene, edges, objects, _EdgePull(search), FITTED_TRUSTS_PX)
+    return fit_scene(scene, edges, objects, _EdgePull(search), FITTED_TRUSTS_PX, hold=hold)
 
 
 def turn_objects(
