@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--overlay", type=Path, help="folder for pictures of the poses")
     predict.add_argument("--models", type=Path, help="folder of CAD models: pictures then show outlines, not boxes")
     predict.add_argument("--search", action="store_true", help="solve by comparing drawn views; needs --models to draw")
+    predict.add_argument(
+        "--free", action="store_true", help="don't move poses so that objects stand together, though it's known how"
+    )
     predict.add_argument("--refine", type=Path, metavar="REFINER", help="refiner's checkpoint; needs --models to draw")
     predict.add_argument("--instances", type=int, help="most instances of one object in an image (default: no limit)")
     predict.add_argument("--correspondences", choices=("keypoints", "coordinates"), help="what poses are solved from")
@@ -259,7 +262,7 @@ def run_predict(args: argparse.Namespace) -> None:
     from glimpose.objects.photographs import find_photographs
     from glimpose.objects.predict import load_meshes, predict
 
-    config = EstimatorConfig(instances_per_object=args.instances)
+    config = EstimatorConfig(instances_per_object=args.instances, stand_together=not args.free)
     if args.correspondences:
         config = replace(config, correspondences=args.correspondences)
     photographs = find_photographs(args.images)

@@ -29,11 +29,12 @@ from glimpose.objects.agreement import UNCALIBRATED, Confidence
 from glimpose.objects.calibrate import judge, synthesised
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph, find_photographs, read_photograph
-from glimpose.objects.pseudo_labels import Labels, label, label_static_scene
+from glimpose.objects.pseudo_labels import Labels, label, label_static_scene, learn_errors
 from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.self_supervision import Assessment, Round, SelfSupervisionConfig
+from glimpose.objects.standing import Standing
 from glimpose.objects.structure_from_motion import find_cameras
 from glimpose.objects.task import Batch, CurriculumConfig, SynthesisBatches
 from glimpose.objects.train import ObjectsConfig, build_task, load_objects
@@ -42,6 +43,9 @@ from glimpose.training.checkpoint import load_checkpoint, save_tensors
 from glimpose.training.loop import fit
 
 logger = logging.getLogger(__name__)
+
+SURE_WEIGHT = 0.5
+"""Of labels that a model's poses are compared with."""
 
 
 class AdaptationBatches(SynthesisBatches):
@@ -140,7 +144,10 @@ class _Adaptation:
         if adaptation.static_scene:
             # Where exactly they are, photographs tell together.
             looking = EstimatorConfig(
-                instances_per_object=adaptation.sightings_per_object, candidates_per_instance=1, looks_around=0
+                instances_per_object=adaptation.sightings_per_object,
+                candidates_per_instance=1,
+                looks_around=0,
+                stand_together=False,
             )
         estimator = PoseEstimator.from_checkpoint(path, looking)
         known = [model.obj_id for model in estimator.objects]
@@ -182,7 +189,8 @@ class _Adaptation:
                 break
             best, teacher, now = student, pupil, after
         write_page(self.run_dir / "page.html", self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
-        return self.save(best, sum(r.is_kept for r in rounds))
+        kept = [labels for labels, r in zip(all_labels, rounds, strict=True) if r.is_kept]
+        return self.save(best, len(kept), self.standings(best, kept[-1]) if kept else self.first.standings)
 
     def label(self, teacher: PoseEstimator, path: Path, cam_T_scene: dict[int, np.ndarray]) -> Labels:
         """Label the photographs, or read how they were labelled before an interruption."""
@@ -241,11 +249,26 @@ class _Adaptation:
             )
         return shares, means
 
-    def save(self, best: Path, num_rounds: int) -> Path:
+    def standings(self, student: Path, labels: Labels) -> Sequence[Standing]:
+        """How objects stand, and how far off the student is in single photographs, by how they are labelled."""
+        if not labels.standings:
+            return self.first.standings
+        estimator = self.estimator(student)
+        estimator.config = EstimatorConfig(instances_per_object=1, stand_together=False)
+        photographs = tqdm(self.taught, desc="compare with labels", unit="image", leave=False)
+        poses = [estimator(photograph.image, photograph.K) for photograph in photographs]
+        exact = [(p.photograph, p.object_index, p.cam_T_obj) for p in labels.labels if p.weight >= SURE_WEIGHT]
+        return learn_errors(labels.standings, self.objects, poses, exact)
+
+    def save(self, best: Path, num_rounds: int, standings: Sequence[Standing]) -> Path:
         """Write the adapted model without what only training needs."""
         content = load_checkpoint(best)
         weights = {name: value for name, value in content.tensors.items() if name.startswith("model.")}
-        more = {"confidence": asdict(self.confidence), "adaptation_rounds": num_rounds}
+        more = {
+            "confidence": asdict(self.confidence),
+            "standings": [asdict(standing) for standing in standings],
+            "adaptation_rounds": num_rounds,
+        }
         path = self.run_dir / "adapted.safetensors"
         save_tensors(path, weights, {**content.metadata, **more})
         return path

@@ -33,7 +33,7 @@ def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, se
     """Learn what scores mean on ``num`` photographs synthesised as the config says, and store it in the checkpoint."""
     content = load_checkpoint(checkpoint)
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
-    estimator = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig(instances_per_object=1))
+    estimator = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig(instances_per_object=1, stand_together=False))
     by_id = {model.obj_id: mesh for model, mesh in zip(objects, meshes, strict=True)}
     missing = [model.obj_id for model in estimator.objects if model.obj_id not in by_id]
     if missing:

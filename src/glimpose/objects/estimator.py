@@ -29,6 +29,7 @@ from glimpose.objects.crops import (
 )
 from glimpose.objects.evidence import Evidence, GazeViews, decode_gaze
 from glimpose.objects.search import PoseSearch
+from glimpose.objects.standing import STANDS_ANEW, Standing, StandingPose, find_support, settle, unbiased
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class EstimatorConfig:
     looks_around: int = 8
     """At each pose that the search finds, by which it's moved once more: what a crop's place and size do to edges
     averages out (docs/lab-book.md, 54). In pairs, so even; 0 for none."""
+    stand_together: bool = True
+    """Move poses that the search finds so that objects stand on one support, where it's known how they stand."""
 
     def __post_init__(self) -> None:
         if self.looks_around < 0 or self.looks_around % 2:
@@ -165,6 +168,7 @@ class PoseEstimator:
         config: EstimatorConfig | None = None,
         search: PoseSearch | None = None,
         confidence: Confidence = UNCALIBRATED,
+        standings: Sequence[Standing] = (),
     ) -> None:
         self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objects = list(objects)
@@ -173,6 +177,8 @@ class PoseEstimator:
         """Solves instead of PnP where there is one."""
         self.confidence = confidence
         """In what the search finds."""
+        self.standings = list(standings)
+        """How each object stands; none where nothing is known of it."""
 
     @classmethod
     def from_checkpoint(cls, path: Path, config: EstimatorConfig | None = None, device: str = "cpu") -> "PoseEstimator":
@@ -185,9 +191,12 @@ class PoseEstimator:
         confidence = UNCALIBRATED
         if "confidence" in checkpoint.metadata:
             confidence = from_dict(Confidence, checkpoint.metadata["confidence"], where=f"{path}, confidence")
+        standings = [
+            from_dict(Standing, entry, where=f"{path}, standings") for entry in checkpoint.metadata.get("standings", ())
+        ]
         model = GlanceGaze(network, len(objects))
         load_weights(model, checkpoint.group("model"), path)
-        return cls(model.to(device), objects, config, confidence=confidence)
+        return cls(model.to(device), objects, config, confidence=confidence, standings=standings)
 
     @property
     def device(self) -> torch.device:
@@ -206,10 +215,12 @@ class PoseEstimator:
         for _ in range(1, self.config.looks):
             looks = self.gaze(image, K, [look.aimed(K) for look in self._candidates(looks)])
         poses = [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
-        poses = self._distinct(poses, self.config.instances_per_object)
-        if self.search is None or self.config.looks_around == 0:
-            return poses
-        return self._looked_around(image, K, poses)
+        if self.search is None:
+            return self._distinct(poses, self.config.instances_per_object)
+        poses = self._distinct(self._doubted(poses), self.config.instances_per_object)
+        if self.config.looks_around:
+            poses = self._looked_around(image, K, poses)
+        return self._stood(poses)
 
     @torch.inference_mode()
     def verify(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
@@ -346,6 +357,31 @@ class PoseEstimator:
             moved.append(self._judged(pose.look, first, self.search.move(pose.model, pose.cam_T_obj, evidence)))
         return sorted(moved, key=lambda pose: -pose.score)
 
+    def _doubted(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
+        """Believe less what doesn't stand where the others do."""
+        support = find_support(
+            [self._standing(pose) for pose in self._distinct(poses, self.config.instances_per_object)]
+        )
+        if support is None:
+            return list(poses)
+        return [_believed(pose, settle(self._standing(pose), support)[1]) for pose in poses]
+
+    def _stood(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
+        """Move objects to where they stand together, and judge them there."""
+        support = find_support([self._standing(pose) for pose in poses])
+        if support is None:
+            return list(poses)
+        moved = []
+        for pose in poses:
+            cam_T_obj, belief = settle(self._standing(pose), support)
+            moved.append(_believed(self._judged(pose.look, pose.look.evidence(), cam_T_obj), belief))
+        return sorted(moved, key=lambda pose: -pose.score)
+
+    def _standing(self, pose: PoseEstimate) -> StandingPose:
+        known = self.standings if self.config.stand_together else ()
+        standing = known[pose.look.detection.object_index] if known else Standing()
+        return unbiased(StandingPose(pose.model, standing, pose.cam_T_obj, pose.score))
+
     def _judged(self, look: Look, evidence: Evidence, cam_T_obj: np.ndarray) -> PoseEstimate:
         """Draw the object at a pose and compare."""
         assert self.search is not None
@@ -365,6 +401,10 @@ class PoseEstimator:
     def _batch(self, images: Sequence[np.ndarray]) -> Tensor:
         stacked = torch.from_numpy(np.stack(images)).to(self.device)
         return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def _believed(pose: PoseEstimate, belief: float) -> PoseEstimate:
+    return replace(pose, score=pose.score * (STANDS_ANEW + (1 - STANDS_ANEW) * belief))
 
 
 def solve_from_keypoints(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> PnPResult:

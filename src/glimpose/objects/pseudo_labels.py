@@ -14,11 +14,13 @@ from tqdm import tqdm
 from glimpose.config import from_dict
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
+from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px, is_in_view, resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.photographs import Photograph
-from glimpose.objects.standing import Standing, StandingScene, find_standing, with_errors
+from glimpose.objects.standing import Standing
+from glimpose.objects.standing_scene import StandingScene, find_standing, with_errors
 from glimpose.objects.static_scene import (
     LEAST_PHOTOGRAPHS,
     PARTED_TRUSTS_PX,
@@ -177,11 +179,11 @@ def label_static_scene(
     scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
     scene, seen = _settled(scene, teacher, photographs)
     standings: tuple[Standing, ...] = ()
-    standing = _standing(scene, seen, found, teacher)
-    if standing is not None:
-        scene, seen = _stood(scene, seen, standing, found, teacher, photographs)
-        again = _standing(scene, seen, found, teacher)
-        standings = standing.standings if again is None else again.standings
+    learned = _standing(scene, seen, found, teacher)
+    if learned is not None:
+        scene, seen = _stood(scene, seen, learned, found, teacher, photographs)
+        learned = _standing(scene, seen, found, teacher) or learned
+        standings = learned.standings
     scores = defaultdict(list)
     for (_, p), pose in seen.items():
         scores[scene.placements[p].object_index].append(pose.score)
@@ -298,20 +300,38 @@ def _standing(
     standing = find_standing(scene, teacher.objects, vertices_m)
     if standing is None:
         return None
-    pairs = []
-    for number, p in seen:
-        index = scene.placements[p].object_index
-        exact = scene.cam_T_obj(number, scene.placements[p])
-        own = [pose.cam_T_obj for pose in found.poses[number] if pose.look.detection.object_index == index]
-        off_m = [np.linalg.norm((pose[:3, 3] / pose[2, 3] - exact[:3, 3] / exact[2, 3]) * exact[2, 3]) for pose in own]
-        if own and min(off_m) < SAME_SIGHTING * teacher.objects[index].diameter_m:
-            pairs.append((index, own[int(np.argmin(off_m))], exact))
-    standings = with_errors(standing.standings, teacher.objects, pairs)
-    for model, entry in zip(teacher.objects, standings, strict=True):
-        stands = " or ".join(f"{1000 * stand.height_m:.0f} mm above the support" for stand in entry.stands)
-        errors = f"distances {100 * entry.range_bias:+.1f} ± {100 * entry.range_std:.1f} % off in single photographs"
-        logger.info("%s: stands %s; %s", model.name, stands or "in no way that is known", errors)
+    exact = [
+        (number, scene.placements[p].object_index, scene.cam_T_obj(number, scene.placements[p])) for number, p in seen
+    ]
+    standings = learn_errors(standing.standings, teacher.objects, found.poses, exact)
     return replace(standing, standings=standings)
+
+
+def learn_errors(
+    standings: Sequence[Standing],
+    objects: Sequence[ObjectModel],
+    poses: Sequence[Sequence[PoseEstimate]],
+    exact: Sequence[tuple[int, int, np.ndarray]],
+) -> tuple[Standing, ...]:
+    """Learn how far off poses are that were found in each photograph, from exact ones by photograph and object."""
+    pairs = []
+    for number, index, cam_T_obj in exact:
+        own = [pose.cam_T_obj for pose in poses[number] if pose.look.detection.object_index == index]
+        z_m = cam_T_obj[2, 3]
+        off_m = [np.linalg.norm(z_m * pose[:3, 3] / pose[2, 3] - cam_T_obj[:3, 3]) for pose in own]
+        if own and min(off_m) < SAME_SIGHTING * objects[index].diameter_m:
+            pairs.append((index, own[int(np.argmin(off_m))], cam_T_obj))
+    learned = with_errors(standings, objects, pairs)
+    for model, entry in zip(objects, learned, strict=True):
+        heights = " or ".join(f"{1000 * stand.height_m:.0f} mm" for stand in entry.stands) or "no known height"
+        logger.info(
+            "%s: stands at %s; distances in single photographs are off by %+.1f ± %.1f %%",
+            model.name,
+            heights,
+            100 * entry.range_bias,
+            100 * entry.range_std,
+        )
+    return learned
 
 
 def _stood(

@@ -1,0 +1,191 @@
+"""How objects stand, learned from a static scene: nobody has to label or measure anything.
+
+placements ── the direction about which objects were turned ── up ── how each object stands, and on what
+poses found in single photographs, exact ones ── how far off single photographs are
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.search import NormalEquations
+from glimpose.objects.standing import (
+    UNEVEN_RAD,
+    Stand,
+    Standing,
+    StandingPose,
+    StoodPoses,
+    Support,
+    settle,
+    trust,
+    unbiased,
+    unit_vector,
+)
+from glimpose.objects.static_scene import Placement, StaticScene
+
+logger = logging.getLogger(__name__)
+
+LEAST_SEEN = 5
+"""Photographs in which an object has to stand so, for a stand to be known."""
+SAME_STAND_RAD = np.deg2rad(10)
+SAME_STAND_DIAMETERS = 0.06
+"""By which two places of an object may differ in which way is up, and in height, to be one stand."""
+TURNED_RAD = 0.5
+"""By which an object has to have been turned between two places, to tell about which axis."""
+LEAST_AGREEING = 0.3
+"""Share of those turns that have to agree about the axis."""
+LEAST_COMPARED = 8
+"""Poses that have to be compared with true ones to tell how far off they are."""
+UNSEEN = 1.5
+"""By which poses in other photographs are further off than in those that were learned from."""
+
+
+@dataclass(frozen=True)
+class StandingScene:
+    """How objects stand in a static scene."""
+
+    support: Support
+    """In the scene's frame, metres."""
+    unit_m: float
+    standings: tuple[Standing, ...]
+    """By object."""
+    objects: Sequence[ObjectModel]
+
+    def pull(self, placement: Placement) -> NormalEquations:
+        """Where standing pulls a placement, as `fit_scene` takes it."""
+        model, cam_T_obj = self.objects[placement.object_index], placement.scene_T_obj.copy()
+        cam_T_obj[:3, 3] *= self.unit_m
+        stood = StoodPoses.of([StandingPose(model, self.standings[placement.object_index], cam_T_obj)])
+        hessian, gradient = np.zeros((6, 6)), np.zeros(6)
+        if not len(stood.owner):
+            return hessian, gradient
+        squared, missing, _ = stood.off(self.support.up, self.support.offset_m)
+        i = int(np.argmin(squared))
+        weight, up = float(trust(squared[i])), self.support.up
+        hessian[:3, :3] = weight / UNEVEN_RAD**2 * (np.eye(3) - np.outer(up, up))
+        gradient[:3] = weight / UNEVEN_RAD**2 * np.cross(stood.up[i], up)
+        row = up * model.diameter_m / 2
+        hessian[3:, 3:] = weight / stood.uneven_m[i] ** 2 * np.outer(row, row)
+        gradient[3:] = weight / stood.uneven_m[i] ** 2 * row * missing[i]
+        return hessian, gradient
+
+    def settle(self, cam_T_scene: np.ndarray, index: int, cam_T_obj: np.ndarray) -> tuple[np.ndarray, float]:
+        """Move a pose found in one photograph to where it stands, and tell how far that is believed."""
+        if not self.standings[index].stands:
+            return cam_T_obj, 0.0
+        metric = cam_T_scene.copy()
+        metric[:3, 3] *= self.unit_m
+        pose = unbiased(StandingPose(self.objects[index], self.standings[index], cam_T_obj))
+        return settle(pose, self.support.seen_from(metric))
+
+
+def with_errors(
+    standings: Sequence[Standing], objects: Sequence[ObjectModel], pairs: Sequence[tuple[int, np.ndarray, np.ndarray]]
+) -> tuple[Standing, ...]:
+    """Learn how far off poses from single photographs are, from pairs of such and exact ones, by object's index."""
+    learned = []
+    for index, (standing, model) in enumerate(zip(standings, objects, strict=True)):
+        logs, tilts = [], []
+        for found, exact in ((found, exact) for i, found, exact in pairs if i == index):
+            equivalents_ = found @ model.symmetries.numpy()
+            turns = Rotation.from_matrix(equivalents_[:, :3, :3].mT @ exact[:3, :3]).magnitude()
+            found = equivalents_[int(np.argmin(turns))]
+            logs.append(np.log(np.linalg.norm(found[:3, 3]) / np.linalg.norm(exact[:3, 3])))
+            tilts += [np.arccos(np.clip(found[:3, :3] @ s.up @ exact[:3, :3] @ s.up, -1, 1)) for s in standing.stands]
+        if len(logs) >= LEAST_COMPARED and tilts:
+            bias = float(np.median(logs))
+            range_std = max(1.48 * UNSEEN * float(np.median(np.abs(np.array(logs) - bias))), 0.002)
+            tilt_std_rad = max(UNSEEN * float(np.median(tilts)), 0.01)
+            standing = replace(standing, range_bias=bias, range_std=range_std, tilt_std_rad=tilt_std_rad)
+        learned.append(standing)
+    return tuple(learned)
+
+
+def find_standing(
+    scene: StaticScene, objects: Sequence[ObjectModel], vertices_m: Mapping[int, np.ndarray]
+) -> StandingScene | None:
+    """Learn how objects stand from where they were placed; None where places don't tell which way is up.
+
+    ``vertices_m`` has each mesh's by object id. Between two places an object is turned about the direction that is up,
+    if it stands both times.
+    """
+    up = _find_up(scene)
+    if up is None:
+        return None
+    places = []
+    for placement in scene.placements:
+        model, pose = objects[placement.object_index], placement.scene_T_obj
+        up_obj = pose[:3, :3].T @ up
+        height_m = float(scene.unit_m * up @ pose[:3, 3])
+        lowest_m = height_m + float((vertices_m[model.obj_id] @ up_obj).min())
+        places.append((placement.object_index, up_obj, height_m, lowest_m, len(placement.photographs)))
+    seen = np.array([place[4] for place in places])
+    lowest = np.array([place[3] for place in places])
+    order = np.argsort(lowest)
+    # What most objects stand on has height 0: it's where half of all that is lowest is.
+    floor_m = float(lowest[order][np.searchsorted(np.cumsum(seen[order]), seen.sum() / 2)])
+    standings = []
+    for index, model in enumerate(objects):
+        own = sorted((place for place in places if place[0] == index), key=lambda place: -place[4])
+        groups: list[list[tuple]] = []
+        for place in own:
+            for group in groups:
+                is_up = any(
+                    place[1] @ symmetry[:3, :3].T @ group[0][1] > np.cos(SAME_STAND_RAD)
+                    for symmetry in model.symmetries.numpy()
+                )
+                if is_up and abs(place[2] - group[0][2]) < SAME_STAND_DIAMETERS * model.diameter_m:
+                    group.append(place)
+                    break
+            else:
+                groups.append([place])
+        groups = [group for group in groups if sum(place[4] for place in group) >= LEAST_SEEN]
+        groups.sort(key=lambda group: -sum(place[4] for place in group))
+        standings.append(Standing(tuple(_stand(group, floor_m, model) for group in groups)))
+    return StandingScene(Support(up, floor_m), scene.unit_m, tuple(standings), objects)
+
+
+def _stand(group: Sequence[tuple], floor_m: float, model: ObjectModel) -> Stand:
+    """Mean of an object's places, by how many photographs show them, as the first of its equivalent poses."""
+    weights = np.array([place[4] for place in group], dtype=float)
+    ups = []
+    for place in group:
+        turned = [symmetry[:3, :3] @ place[1] for symmetry in model.symmetries.numpy()]
+        ups.append(max(turned, key=lambda up: float(up @ group[0][1])))
+    up = unit_vector(weights @ np.array(ups))
+    height_m = float(np.average([place[2] for place in group], weights=weights)) - floor_m
+    return Stand((float(up[0]), float(up[1]), float(up[2])), height_m)
+
+
+def _find_up(scene: StaticScene) -> np.ndarray | None:
+    """Direction about which objects were turned from place to place, in the scene's frame; towards the cameras."""
+    axes, weights = [], []
+    for a, first in enumerate(scene.placements):
+        for second in scene.placements[:a]:
+            if first.object_index != second.object_index:
+                continue
+            turn = Rotation.from_matrix(first.scene_T_obj[:3, :3] @ second.scene_T_obj[:3, :3].T).as_rotvec()
+            angle = np.linalg.norm(turn)
+            if TURNED_RAD < angle < np.pi - 0.05:  # of half a turn, which way it went isn't known
+                axes.append(turn / angle)
+                weights.append(min(len(first.photographs), len(second.photographs)))
+    if not axes:
+        logger.info("no object was turned between two places: which way is up isn't known")
+        return None
+    axes_, weights_ = np.array(axes), np.array(weights, dtype=float)
+    agreement = np.exp(-(1 - np.abs(axes_ @ axes_.T)) / (1 - np.cos(0.1)))
+    share = agreement @ weights_ / weights_.sum()
+    up = axes_[int(np.argmax(share))]
+    if share.max() < LEAST_AGREEING:
+        logger.info("objects were turned about no common axis: which way is up isn't known")
+        return None
+    for _ in range(5):
+        near = weights_ * np.exp(-(1 - np.abs(axes_ @ up)) / (1 - np.cos(0.1)))
+        up = np.linalg.eigh((axes_ * near[:, None]).T @ axes_)[1][:, -1]
+    cameras = np.mean([-T[:3, :3].T @ T[:3, 3] for T in scene.cam_T_scene.values()], 0)
+    beneath = np.mean([placement.scene_T_obj[:3, 3] for placement in scene.placements], 0)
+    return up if up @ (cameras - beneath) > 0 else -up

@@ -1,0 +1,222 @@
+"""Standing: a support that objects agree on tells how far away each of them is."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from glimpose.config import from_dict
+from glimpose.objects.catalogue import ObjectModel, object_model
+from glimpose.objects.standing import (
+    Stand,
+    Standing,
+    StandingPose,
+    Support,
+    find_support,
+    settle,
+    unbiased,
+)
+from glimpose.objects.standing_scene import find_standing, with_errors
+from glimpose.objects.static_scene import Placement, StaticScene
+from glimpose.render.mesh import box_mesh
+
+SIZES = [(0.1, 0.06, 0.04), (0.12, 0.05, 0.03), (0.08, 0.08, 0.1), (0.05, 0.07, 0.14), (0.09, 0.05, 0.05)]
+HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])
+"""Head over heels."""
+UNIT_M = 0.4
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[ObjectModel]:
+    """Five boxes, the second of which looks the same upside down."""
+    return [
+        object_model(i + 1, f"box {i}", box_mesh(size), 8, [HALF_TURN] if i == 1 else [])
+        for i, size in enumerate(SIZES)
+    ]
+
+
+def standing_on(height_m: float) -> Standing:
+    return Standing((Stand((0.0, 0.0, 1.0), height_m),), range_std=0.02, tilt_std_rad=0.07)
+
+
+STANDINGS = [standing_on(size[2] / 2) for size in SIZES]
+
+
+def on_table(rng: np.random.Generator, index: int) -> np.ndarray:
+    """world_T_obj of an object that stands on a table whose height is 0."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("z", rng.uniform(0, 2 * np.pi)).as_matrix()
+    pose[:3, 3] = *rng.uniform(-0.2, 0.2, 2), SIZES[index][2] / 2
+    return pose
+
+
+def camera(rng: np.random.Generator) -> np.ndarray:
+    """cam_T_world, about a metre away and looking down at 25 to 60 degrees."""
+    turn = Rotation.from_euler("zx", [rng.uniform(0, 360), -90 - rng.uniform(25, 60)], degrees=True).as_matrix()
+    cam_T_world = np.eye(4)
+    cam_T_world[:3, :3], cam_T_world[2, 3] = turn, rng.uniform(0.8, 1.1)
+    return cam_T_world
+
+
+def seen(rng: np.random.Generator, cam_T_obj: np.ndarray, range_std: float = 0.015) -> np.ndarray:
+    """A pose as inexact as one from a single photograph."""
+    found = cam_T_obj.copy()
+    found[:3, :3] = Rotation.from_rotvec(rng.normal(0, 0.04, 3)).as_matrix() @ found[:3, :3]
+    found[:3, 3] *= np.exp(rng.normal(0, range_std))
+    return found
+
+
+def stand_together(poses: list[StandingPose]) -> list[np.ndarray] | None:
+    poses = [unbiased(pose) for pose in poses]
+    support = find_support(poses)
+    return None if support is None else [settle(pose, support)[0] for pose in poses]
+
+
+def ranges_off(poses: list[np.ndarray], truth: list[np.ndarray]) -> np.ndarray:
+    return np.abs([np.log(a[2, 3] / b[2, 3]) for a, b in zip(poses, truth, strict=True)])
+
+
+def test_together_objects_are_where_they_stand(objects: list[ObjectModel]):
+    """Distances and tilts get better; one that lies in the air stays where it was found."""
+    rng = np.random.default_rng(0)
+    before, after, tilts = [], [], []
+    for _ in range(20):
+        cam_T_world = camera(rng)
+        truth = [cam_T_world @ on_table(rng, i) for i in range(5)]
+        found = [seen(rng, pose) for pose in truth]
+        flying = found[4].copy()
+        flying[:3, :3] = flying[:3, :3] @ Rotation.from_euler("x", 70, degrees=True).as_matrix()
+        poses = [StandingPose(objects[i], STANDINGS[i], pose, 0.6) for i, pose in enumerate([*found[:4], flying])]
+        poses[1] = replace(poses[1], cam_T_obj=poses[1].cam_T_obj @ HALF_TURN)
+        moved = stand_together(poses)
+        assert moved is not None
+        before.append(ranges_off(found[:4], truth[:4]))
+        after.append(ranges_off(moved[:4], truth[:4]))
+        up = cam_T_world[:3, 2]
+        tilts.append([np.arccos(np.clip(moved[i][:3, 2] @ up * (-1 if i == 1 else 1), -1, 1)) for i in range(4)])
+        assert np.linalg.norm(moved[4][:3, 3] - flying[:3, 3]) < 0.003
+    assert np.median(after) < 0.75 * np.median(before)
+    assert np.rad2deg(np.median(tilts)) < 2
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+def test_what_stands_stays(objects: list[ObjectModel], seed: int):
+    """True poses agree about the support, and aren't moved."""
+    rng = np.random.default_rng(seed)
+    cam_T_world = camera(rng)
+    truth = [cam_T_world @ on_table(rng, i) for i in range(4)]
+    poses = [StandingPose(objects[i], STANDINGS[i], pose, rng.uniform(0.1, 1)) for i, pose in enumerate(truth)]
+    support = find_support(poses)
+    assert support is not None
+    expected = Support(np.array([0.0, 0, 1]), 0.0).seen_from(cam_T_world)
+    np.testing.assert_allclose(support.up, expected.up, atol=1e-6)
+    assert support.offset_m == pytest.approx(expected.offset_m, abs=1e-6)
+    for pose in poses:
+        moved, belief = settle(pose, support)
+        np.testing.assert_allclose(moved, pose.cam_T_obj, atol=1e-6)
+        assert belief == pytest.approx(1, abs=1e-3)
+
+
+def test_too_few_agree_on_nothing(objects: list[ObjectModel]):
+    rng = np.random.default_rng(1)
+    cam_T_world = camera(rng)
+    poses = [StandingPose(objects[i], STANDINGS[i], cam_T_world @ on_table(rng, i)) for i in range(2)]
+    unknown = StandingPose(objects[2], Standing(), cam_T_world @ on_table(rng, 2))
+    assert stand_together([]) is None
+    assert stand_together(poses[:1]) is None
+    assert stand_together([*poses, unknown]) is None
+    for pose in (*poses, unknown):
+        assert unbiased(pose).cam_T_obj is not pose.cam_T_obj
+    moved, belief = settle(unknown, Support(np.array([0.0, 0, 1]), 0.0))
+    assert belief == 1
+    np.testing.assert_array_equal(moved, unknown.cam_T_obj)
+
+
+def scene_of(rng: np.random.Generator, num_places: int = 3) -> StaticScene:
+    """Objects of five kinds, each turned from place to place, with the world turned over and in units of its own."""
+    scene_T_world = np.eye(4)
+    scene_T_world[:3, :3] = Rotation.random(random_state=rng).as_matrix()
+    scene_T_world[:3, 3] = rng.normal(size=3)
+    placements = []
+    for index in range(5):
+        for _ in range(num_places):
+            pose = scene_T_world @ on_table(rng, index)
+            tilt = Rotation.from_rotvec(rng.normal(0, 0.01, 3)).as_matrix()
+            pose[:3, :3] = tilt @ pose[:3, :3]
+            pose[:3, 3] /= UNIT_M
+            placements.append(Placement(index, pose, frozenset(range(4))))
+    cameras = {}
+    for i in range(4):
+        cam_T_scene = camera(rng) @ np.linalg.inv(scene_T_world)
+        cam_T_scene[:3, 3] /= UNIT_M
+        cameras[i] = cam_T_scene
+    return StaticScene(cameras, UNIT_M, placements)
+
+
+def test_a_scene_tells_how_objects_stand(objects: list[ObjectModel]):
+    """Up is what objects were turned about; the support is beneath them; one seen too seldom stands in no known way."""
+    rng = np.random.default_rng(2)
+    scene = scene_of(rng)
+    placements = list(scene.placements)
+    rare = [i for i, p in enumerate(placements) if p.object_index == 3][1:]
+    scene = replace(scene, placements=[p for i, p in enumerate(placements) if i not in rare])
+    vertices_m = {model.obj_id: box_mesh(size).vertices for model, size in zip(objects, SIZES, strict=True)}
+    learned = find_standing(scene, objects, vertices_m)
+    assert learned is not None
+    for index, standing in enumerate(learned.standings):
+        if index == 3:
+            assert standing.stands == ()
+            continue
+        (stand,) = standing.stands
+        assert abs(stand.up[2]) > 0.999 if index == 1 else stand.up[2] > 0.999
+        assert stand.height_m == pytest.approx(SIZES[index][2] / 2, abs=0.003)
+    for placement in scene.placements:
+        hessian, gradient = learned.pull(placement)
+        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+        assert np.abs(step).max() < 0.1  # it stands already
+        lifted = placement.scene_T_obj.copy()
+        lifted[:3, 3] += 0.01 / UNIT_M * learned.support.up
+        hessian, gradient = learned.pull(replace(placement, scene_T_obj=lifted))
+        if placement.object_index != 3:
+            move_m = (
+                np.linalg.lstsq(hessian, gradient, rcond=None)[0][3:] * objects[placement.object_index].diameter_m / 2
+            )
+            assert move_m @ learned.support.up == pytest.approx(-0.01, abs=0.004)
+
+
+def test_without_turns_up_is_unknown(objects: list[ObjectModel]):
+    vertices_m = {model.obj_id: box_mesh(size).vertices for model, size in zip(objects, SIZES, strict=True)}
+    rng = np.random.default_rng(3)
+    assert find_standing(scene_of(rng, 1), objects, vertices_m) is None
+    scene = scene_of(rng, 4)
+    for placement in scene.placements:
+        placement.scene_T_obj[:3, :3] = Rotation.random(random_state=rng).as_matrix()
+    assert find_standing(scene, objects, vertices_m) is None
+
+
+def test_errors_of_single_photographs_are_learned(objects: list[ObjectModel]):
+    """Of objects compared often enough; then on average nothing is wrong any more."""
+    rng = np.random.default_rng(4)
+    pairs = []
+    for _ in range(200):
+        exact = camera(rng) @ on_table(rng, 1)
+        found = seen(rng, exact)
+        found[:3, 3] *= 1.02
+        pairs.append((1, found @ HALF_TURN if rng.random() < 0.5 else found, exact))
+    pairs += [(2, exact, exact) for _, _, exact in pairs[:3]]
+    learned = with_errors(STANDINGS, objects, pairs)
+    assert learned[2] == STANDINGS[2]
+    assert learned[1].range_bias == pytest.approx(np.log(1.02), abs=0.004)
+    assert learned[1].range_std == pytest.approx(1.5 * 0.015, rel=0.3)
+    assert 0.02 < learned[1].tilt_std_rad < 0.12
+    moved = [unbiased(StandingPose(objects[1], learned[1], found)).cam_T_obj for _, found, _ in pairs[:200]]
+    logs = [np.log(a[2, 3] / exact[2, 3]) for a, (_, _, exact) in zip(moved, pairs, strict=False)]
+    assert abs(np.median(logs)) < 1e-6
+
+
+def test_standings_survive_json():
+    standing = Standing((Stand((0.0, 0.6, 0.8), 0.1), Stand((1.0, 0.0, 0.0), 0.2)), 0.01, 0.02, 0.03)
+    assert from_dict(Standing, asdict(standing), where="here") == standing
