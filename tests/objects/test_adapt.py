@@ -27,6 +27,7 @@ from glimpose.objects.pseudo_labels import CELLS_A_PX, FilterConfig, Labels, Pse
 from glimpose.objects.real_samples import DistortionConfig, RealSampleMaker
 from glimpose.objects.search import SearchConfig
 from glimpose.objects.self_supervision import Assessment, SelfSupervisionConfig
+from glimpose.objects.standing import Stand, Standing
 from glimpose.objects.task import BatchConfig, gaze_losses, glance_losses
 from glimpose.objects.train import DataConfig, ObjectsConfig, build_task
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
@@ -61,7 +62,8 @@ def perfect_labels(parts: Parts, num: int = 3) -> tuple[list[Photograph], Labels
 
 def test_labels_survive_being_written(tmp_path: Path, parts: Parts):
     _, labels, _ = perfect_labels(parts)
-    labels = Labels(labels.labels[:-1], labels.background, labels.labels[-1:])
+    standings = [Standing((Stand((0.0, 0.0, 1.0), 0.1),), 0.01, 0.02, 0.03), Standing()]
+    labels = Labels(labels.labels[:-1], labels.background, labels.labels[-1:], standings)
     labels.save(tmp_path / "labels.safetensors")
     again = Labels.load(tmp_path / "labels.safetensors")
     assert len(again.labels) == len(labels.labels) > 1
@@ -75,6 +77,7 @@ def test_labels_survive_being_written(tmp_path: Path, parts: Parts):
         )
         assert np.array_equal(a.cam_T_obj, b.cam_T_obj)
         assert np.array_equal(a.visible, b.visible)
+    assert again.standings == standings
 
 
 @pytest.mark.parametrize("roll_deg", [0.0, 40.0])
@@ -258,6 +261,7 @@ def test_rounds_end_in_a_model_and_a_page(setting, tmp_path: Path, monkeypatch: 
     adapted = adapt(config, checkpoint, tmp_path / "out")
     content = load_checkpoint(adapted)
     assert content.metadata["adaptation_rounds"] == 2
+    assert content.metadata["standings"] == []
     before = load_checkpoint(checkpoint).group("model")
     assert any(not torch.equal(before[name], value) for name, value in content.group("model").items())
     rounds = json.loads((tmp_path / "out" / "rounds.json").read_text())

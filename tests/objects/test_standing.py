@@ -1,15 +1,21 @@
 """Standing: a support that objects agree on tells how far away each of them is."""
 
 from dataclasses import asdict, replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from parts import Parts
 from scipy.spatial.transform import Rotation
 
 from glimpose.config import from_dict
+from glimpose.nets.glance_gaze import GlanceGaze
 from glimpose.objects.catalogue import ObjectModel, object_model
+from glimpose.objects.estimator import Detection, EstimatorConfig, Look, PoseEstimate, PoseEstimator
+from glimpose.objects.pseudo_labels import learn_errors
 from glimpose.objects.standing import (
     Stand,
     Standing,
@@ -22,6 +28,7 @@ from glimpose.objects.standing import (
 from glimpose.objects.standing_scene import find_standing, with_errors
 from glimpose.objects.static_scene import Placement, StaticScene
 from glimpose.render.mesh import box_mesh
+from glimpose.training.checkpoint import save_tensors
 
 SIZES = [(0.1, 0.06, 0.04), (0.12, 0.05, 0.03), (0.08, 0.08, 0.1), (0.05, 0.07, 0.14), (0.09, 0.05, 0.05)]
 HALF_TURN = np.diag([1.0, -1.0, -1.0, 1.0])
@@ -215,6 +222,74 @@ def test_errors_of_single_photographs_are_learned(objects: list[ObjectModel]):
     moved = [unbiased(StandingPose(objects[1], learned[1], found)).cam_T_obj for _, found, _ in pairs[:200]]
     logs = [np.log(a[2, 3] / exact[2, 3]) for a, (_, _, exact) in zip(moved, pairs, strict=False)]
     assert abs(np.median(logs)) < 1e-6
+
+
+def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectModel], parts: Parts):
+    """Of what an estimator finds, too: moved where the others stand, less likely where it can't, free if asked for."""
+    rng = np.random.default_rng(5)
+    cam_T_world = camera(rng)
+    truth = [cam_T_world @ on_table(rng, i) for i in range(5)]
+    found = [seen(rng, pose) for pose in truth]
+    found[4] = found[4] @ HALF_TURN @ in_air()
+    estimator = Judged(GlanceGaze(parts.network, 5), objects, standings=STANDINGS)
+    poses = [estimate(objects, i, pose) for i, pose in enumerate(found)]
+    doubted = estimator._doubted(poses)
+    assert [pose.cam_T_obj is before for pose, before in zip(doubted, found, strict=True)] == [True] * 5
+    assert min(pose.score for pose in doubted[:4]) > 2 * doubted[4].score > 0.19
+    stood = estimator._stood(poses)
+    assert [pose.score for pose in stood] == sorted((pose.score for pose in stood), reverse=True)
+    assert stood[4].model.obj_id == 5
+    moved = {pose.model.obj_id: pose.cam_T_obj for pose in stood}
+    assert np.median(ranges_off([moved[i + 1] for i in range(4)], truth[:4])) < np.median(
+        ranges_off(found[:4], truth[:4])
+    )
+    estimator.config = EstimatorConfig(stand_together=False)
+    assert estimator._stood(poses) == poses
+    assert estimator._doubted(poses) == poses
+
+
+class Judged(PoseEstimator):
+    """Finds every pose as likely as any other."""
+
+    def _judged(self, look: Look, evidence: object, cam_T_obj: np.ndarray) -> PoseEstimate:
+        return PoseEstimate(look.model, cam_T_obj, 0.5, look, 0.0)
+
+
+def in_air() -> np.ndarray:
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("x", 60, degrees=True).as_matrix()
+    return pose
+
+
+def estimate(objects: list[ObjectModel], index: int, cam_T_obj: np.ndarray) -> PoseEstimate:
+    detection = Detection(index, np.zeros(2), 1.0, 1.0)
+    look = SimpleNamespace(detection=detection, model=objects[index], evidence=lambda: None)
+    return PoseEstimate(objects[index], cam_T_obj, 0.5, look, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_knows_how_its_objects_stand(objects: list[ObjectModel], parts: Parts, tmp_path: Path):
+    weights = {f"model.{k}": v for k, v in GlanceGaze(parts.network, 5).state_dict().items()}
+    known = {"kind": "objects", "network": asdict(parts.network), "objects": [model.to_json() for model in objects]}
+    save_tensors(tmp_path / "a.safetensors", weights, {**known, "standings": [asdict(s) for s in STANDINGS]})
+    save_tensors(tmp_path / "b.safetensors", weights, known)
+    assert PoseEstimator.from_checkpoint(tmp_path / "a.safetensors").standings == STANDINGS
+    assert PoseEstimator.from_checkpoint(tmp_path / "b.safetensors").standings == []
+
+
+def test_errors_come_from_what_was_found_nearby(objects: list[ObjectModel]):
+    """Poses are compared with the exact one in the same photograph, unless they're of something else."""
+    rng = np.random.default_rng(6)
+    poses, exact = [], []
+    for number in range(12):
+        cam_T_obj = camera(rng) @ on_table(rng, 0)
+        near, far = cam_T_obj.copy(), cam_T_obj.copy()
+        near[:3, 3] *= 1.01
+        far[:2, 3] += 0.2
+        poses.append([estimate(objects, 0, far)] + ([estimate(objects, 0, near)] if number < 10 else []))
+        exact.append((number, 0, cam_T_obj))
+    learned = learn_errors(STANDINGS, objects, poses, exact)
+    assert learned[0].range_bias == pytest.approx(np.log(1.01))
+    assert list(learned[1:]) == STANDINGS[1:]
 
 
 def test_standings_survive_json():

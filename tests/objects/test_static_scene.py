@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from glimpose.objects.agreement import Agreement
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.estimator import Detection, Look, PoseEstimate
-from glimpose.objects.evidence import GazeViews
+from glimpose.objects.evidence import Evidence, GazeViews
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import label_static_scene
 from glimpose.objects.static_scene import (
@@ -65,7 +65,11 @@ def camera(rng: np.random.Generator) -> np.ndarray:
 
 
 def sighted(
-    rng: np.random.Generator, arrangements: list[np.ndarray], photographs_each: int, share_right: float
+    rng: np.random.Generator,
+    arrangements: list[np.ndarray],
+    photographs_each: int,
+    share_right: float,
+    turn_std: float = 0.06,
 ) -> tuple[list[Sighting], dict[int, np.ndarray], dict[int, np.ndarray]]:
     """Sightings, each right with some probability and then as inexact as a network's; cameras; and the true poses."""
     sightings, cameras, truth = [], {}, {}
@@ -78,7 +82,7 @@ def sighted(
             found = random_pose(rng)
             if rng.random() < share_right:
                 found = pose.copy()
-                found[:3, :3] = Rotation.from_rotvec(rng.normal(0, 0.06, 3)).as_matrix() @ pose[:3, :3]
+                found[:3, :3] = Rotation.from_rotvec(rng.normal(0, turn_std, 3)).as_matrix() @ pose[:3, :3]
                 found[:3, 3] *= np.exp(rng.normal(0, 0.03))
                 found[:2, 3] += rng.normal(0, 0.003, 2)
                 if index == 1 and rng.random() < 0.5:
@@ -169,10 +173,12 @@ class Teacher:
         """Object that is hardly likely to be anywhere."""
         self.dim = -1
         """Photograph in which all poses are hardly likely."""
+        self.exact: set[int] = set()
+        """Photographs in which it sees exactly where objects are, looking close."""
 
     def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
         own = [s for s in self.sightings if s.photograph == image.flat[0]]
-        return [self.estimate(K, s.object_index, s.cam_T_obj, overlap=0.9) for s in own]
+        return [self.estimate(image.flat[0], K, s.object_index, s.cam_T_obj, overlap=0.9) for s in own]
 
     def class_probabilities(self, image: np.ndarray) -> np.ndarray:
         return np.stack([np.full((2, 2), p, np.float32) for p in (0.5, 0.2, 0.1, 0.1, 0.05, 0.05)])
@@ -180,20 +186,25 @@ class Teacher:
     def verify(self, image: np.ndarray, K: np.ndarray, poses: list[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
         off_m = [np.linalg.norm(self.truth[image.flat[0]][index][:3, 3] - pose[:3, 3]) for index, pose in poses]
         looked = [
-            self.estimate(K, index, pose, overlap=0.9 if off < 0.1 else 0.0)
+            self.estimate(image.flat[0], K, index, pose, overlap=0.9 if off < 0.1 else 0.0)
             for off, (index, pose) in zip(off_m, poses, strict=True)
         ]
         return [replace(pose, score=0.03) for pose in looked] if image.flat[0] == self.dim else looked
 
-    def pull(self, *_: object) -> tuple[np.ndarray, np.ndarray]:
-        """As a search, it's content with every pose."""
-        return np.zeros((6, 6)), np.zeros(6)
+    def pull(
+        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, trust_px: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As a search, it's content with every pose, or pulls to where it sees the object."""
+        if not evidence.t_m.any():
+            return np.zeros((6, 6)), np.zeros(6)
+        move = (evidence.t_m - cam_T_obj[:3, 3]) / (model.diameter_m / 2)
+        return 1e4 * np.diag([0, 0, 0, 1, 1, 1]), 1e4 * np.concatenate([np.zeros(3), move])
 
     def move(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: list) -> np.ndarray:
         """The same."""
         return cam_T_obj
 
-    def estimate(self, K: np.ndarray, index: int, pose: np.ndarray, overlap: float) -> PoseEstimate:
+    def estimate(self, number: int, K: np.ndarray, index: int, pose: np.ndarray, overlap: float) -> PoseEstimate:
         one, none = torch.ones(1, 4), torch.zeros(1, 4, 3)
         views = GazeViews(one, one, one, none, one, none[:, 0, :2], one[:, 0], none, none, one[:, 0], one)
         look = Look(
@@ -204,7 +215,7 @@ class Teacher:
             views,
             0,
             1.0,
-            torch.zeros(3),
+            torch.from_numpy(self.truth[number][index][:3, 3]) if number in self.exact else torch.zeros(3),
         )
         agreement = Agreement(0.9, overlap, 0.9, 0.9, 0.9, 0.9, 0.9)
         score = 0.05 if index == self.disowned else 0.3
@@ -249,6 +260,29 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pyt
         assert label.weight == standing[0].weight
         seen_px = [(K @ b.cam_T_obj[:3, 3])[:2] / b.cam_T_obj[2, 3] for b in (label, standing[0])]
         assert np.linalg.norm(seen_px[0] - seen_px[1]) > 30
+
+
+def test_one_photograph_is_enough_for_what_stands(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
+    """Objects were turned from place to place, so it's known how they stand; the support tells distances."""
+    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
+        monkeypatch.setattr(f"glimpose.objects.pseudo_labels.{name}", lambda scene, *_: scene)
+    rng = np.random.default_rng(11)
+    places = [arrangement(rng, 5) for _ in range(3)]
+    once = places[0].copy()
+    once[2] = once[2] @ in_place_turned(70)
+    once[2, :2, 3] = [0.3, -0.25]
+    sightings, cameras, truth = sighted(rng, [*places[:1] * 7, *places[1:2] * 7, *places[2:] * 7, once], 1, 1.0, 0.01)
+    photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(22)]
+    sightings = [replace(s, score=0.4) for s in sightings]
+    teacher = Teacher(objects, sightings, truth)
+    teacher.exact = set(range(21))
+    labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
+    assert [len(standing.stands) for standing in labels.standings] == [1] * 5
+    (label,) = (label for label in labels.labels if (label.photograph, label.object_index) == (21, 2))
+    (found,) = (s for s in sightings if (s.photograph, s.object_index) == (21, 2))
+    assert label.weight > 0.9
+    off_m = [np.linalg.norm(pose[:3, 3] - truth[21][2][:3, 3]) for pose in (label.cam_T_obj, found.cam_T_obj)]
+    assert off_m[0] < 0.5 * off_m[1]
 
 
 def is_right(sighting: Sighting, truth: dict[int, np.ndarray]) -> bool:
