@@ -327,8 +327,8 @@ def run_calibrate(args: argparse.Namespace) -> None:
 
     Robots: what turns sightings into metres, from images with a robot at a known distance; four or more, from near to
     far, tell far more than one. With --frames also what turns bearings, which crowd where most LEDs are seen, into ones
-    that are spread evenly. Objects: the probability that a pose found with --search is right, from photographs made up
-    of the CAD models in --config.
+    that are spread evenly. Objects: the probability that a pose found with --search is right, and how objects stand,
+    from photographs made up of the CAD models in --config.
     """
     from glimpose.training.checkpoint import load_checkpoint
 

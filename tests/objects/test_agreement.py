@@ -1,6 +1,6 @@
 """How far poses are believed: right ones agree with the photograph in everything, wrong ones in less."""
 
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from glimpose.data.bop_writer import write_models
 from glimpose.objects.agreement import UNCALIBRATED, Agreement, Confidence, agree
 from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.search import PoseSearch, SearchConfig
+from glimpose.objects.standing import Stand, Standing
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 
@@ -99,7 +100,21 @@ def test_calibrating_stores_what_scores_mean(
     fixed = Confidence((1.0,) * 7, -2.0)
     monkeypatch.setattr(Confidence, "fit", classmethod(lambda cls, *_: fixed))
     assert main([*arguments, "--num", "1"]) == 0
-    assert PoseEstimator.from_checkpoint(checkpoint).confidence == fixed
+    calibrated = PoseEstimator.from_checkpoint(checkpoint)
+    assert calibrated.confidence == fixed
+    for standing, mesh in zip(calibrated.standings, parts.meshes, strict=True):
+        (stand,) = standing.stands
+        assert stand.up == (0, 0, 1)
+        assert stand.height_m == pytest.approx(-mesh.vertices[:, 2].min(), rel=1e-3)
+    bin_picking = ["synthesis.free_pose_probability=1.0", "--num", "1"]
+    assert main([*arguments, *bin_picking]) == 0
+    assert not any(standing.stands for standing in PoseEstimator.from_checkpoint(checkpoint).standings)
+    content = load_checkpoint(checkpoint)
+    learned = [Standing((Stand((0.0, 1.0, 0.0), 0.1),))] * 2
+    adapted = {**content.metadata, "adaptation_rounds": 1, "standings": [asdict(standing) for standing in learned]}
+    save_tensors(checkpoint, content.tensors, adapted)
+    assert main([*arguments, "--num", "1"]) == 0
+    assert PoseEstimator.from_checkpoint(checkpoint).standings == learned
     after = load_checkpoint(checkpoint).group("model")
     assert all(torch.equal(value, after[name]) for name, value in before.group("model").items())
 

@@ -19,6 +19,9 @@ from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.dataset import LabelledPhotographs
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.search import PoseSearch
+from glimpose.objects.standing import Stand, Standing
+from glimpose.objects.standing_scene import with_errors
+from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.train import ObjectsConfig, load_objects
 from glimpose.render.mesh import Mesh, simplify
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
@@ -29,8 +32,18 @@ RIGHT_DIAMETERS = 0.2
 """A pose is right if no point of the surface is further off than this (MSSD): about ADD(-S) at 0.1 diameters."""
 
 
+NEAR_DIAMETERS = 0.5
+"""A pose that is further off than this, by the same measure, tells nothing of how exact right ones are."""
+LEAST_UPRIGHT = 0.5
+"""Share of objects that have to stand upright in synthesised scenes, to be expected to in photographs."""
+
+
 def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, seed: int = 1) -> Confidence:
-    """Learn what scores mean on ``num`` photographs synthesised as the config says, and store it in the checkpoint."""
+    """Learn what scores mean on ``num`` photographs synthesised as the config says, and store it in the checkpoint.
+
+    With it are stored how objects stand in those, and how far off poses are. Of a checkpoint that has learned how they
+    stand from photographs (`adapt`), that stays.
+    """
     content = load_checkpoint(checkpoint)
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
     estimator = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig(instances_per_object=1, stand_together=False))
@@ -44,8 +57,20 @@ def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, se
     scores = torch.tensor([confidence(j.agreement) for j in judgements])
     right = torch.tensor([j.is_right for j in judgements])
     logger.info("%d of %d poses right; ROC AUC of the scores %.3f", right.sum(), len(right), roc_auc(scores, right))
-    save_tensors(checkpoint, content.tensors, {**content.metadata, "confidence": asdict(confidence)})
+    metadata = {**content.metadata, "confidence": asdict(confidence)}
+    if "adaptation_rounds" not in metadata:
+        pairs = [judgement.pair for judgement in judgements if judgement.pair is not None]
+        known = upright(config.synthesis, [by_id[model.obj_id] for model in estimator.objects])
+        metadata["standings"] = [asdict(standing) for standing in with_errors(known, estimator.objects, pairs)]
+    save_tensors(checkpoint, content.tensors, metadata)
     return confidence
+
+
+def upright(synthesis: SynthesisConfig, meshes: Sequence[Mesh]) -> list[Standing]:
+    """How objects stand in synthesised scenes, where most of them do so upright: on what of them is lowest."""
+    if 1 - synthesis.side_probability - synthesis.free_pose_probability < LEAST_UPRIGHT:
+        return [Standing() for _ in meshes]
+    return [Standing((Stand((0.0, 0.0, 1.0), -float(mesh.vertices[:, 2].min())),)) for mesh in meshes]
 
 
 def synthesised(
@@ -81,6 +106,10 @@ def judge(
             found = torch.from_numpy(pose.cam_T_obj)
             errors_m = [float(mssd_m(found, truth, hulls[model.obj_id], model.symmetries)) for truth in truths]
             assert pose.agreement is not None
-            is_right = min(errors_m, default=np.inf) < RIGHT_DIAMETERS * model.diameter_m
-            judgements.append(Judgement(pose.agreement, is_right))
+            error = min(errors_m, default=np.inf) / model.diameter_m
+            pair = None
+            if error < NEAR_DIAMETERS:
+                truth = truths[int(np.argmin(errors_m))].numpy()
+                pair = (pose.look.detection.object_index, pose.cam_T_obj, truth)
+            judgements.append(Judgement(pose.agreement, error < RIGHT_DIAMETERS, pair))
     return judgements
