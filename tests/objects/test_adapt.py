@@ -21,9 +21,9 @@ from glimpose.objects.adapt import adapt
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
 from glimpose.objects.crops import crop_matrix, frame_object
 from glimpose.objects.dataset import LabelledPhotographs
-from glimpose.objects.estimator import EstimatorConfig
+from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph
-from glimpose.objects.pseudo_labels import CELLS_A_PX, FilterConfig, Labels, PseudoLabel
+from glimpose.objects.pseudo_labels import CELLS_A_PX, FilterConfig, Labels, PseudoLabel, label
 from glimpose.objects.real_samples import DistortionConfig, RealSampleMaker
 from glimpose.objects.search import SearchConfig
 from glimpose.objects.self_supervision import Assessment, SelfSupervisionConfig
@@ -283,6 +283,23 @@ def test_students_may_see_other_crops_than_their_first_teacher(
     assert load_checkpoint(adapted).metadata["network"]["crop_px"] == 96
     labels = [Labels.load(tmp_path / "out" / f"round-{i}" / "labels.safetensors").labels for i in (1, 2)]
     assert [len(own[0].visible) for own in labels] == [config.network.crop_px // STRIDE, 96 // STRIDE]
+
+
+def test_how_objects_stand_is_kept(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As the labels have it; where they don't know, as the first teacher does."""
+    config, checkpoint = setting
+    confident(monkeypatch)
+    content = load_checkpoint(checkpoint)
+    old, new = (Standing((Stand((0.0, 0.0, 1.0), height_m),)) for height_m in (0.1, 0.2))
+    save_tensors(checkpoint, content.tensors, {**content.metadata, "standings": [asdict(old)] * 2})
+    config = replace(config, self_supervision=replace(config.self_supervision, rounds=1))
+    assert PoseEstimator.from_checkpoint(adapt(config, checkpoint, tmp_path / "a")).standings == [old, old]
+
+    def told(*arguments: object) -> Labels:
+        return replace(label(*arguments), standings=[new, old])  # type: ignore[arg-type]
+
+    monkeypatch.setattr("glimpose.objects.adapt.label", told)
+    assert PoseEstimator.from_checkpoint(adapt(config, checkpoint, tmp_path / "b")).standings == [new, old]
 
 
 def test_an_interrupted_adaptation_goes_on_to_the_same_model(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

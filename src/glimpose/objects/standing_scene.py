@@ -36,6 +36,8 @@ SAME_STAND_DIAMETERS = 0.06
 """By which two places of an object may differ in which way is up, and in height, to be one stand."""
 TURNED_RAD = 0.5
 """By which an object has to have been turned between two places, to tell about which axis."""
+SAME_AXIS_RAD = 0.1
+"""About which axes of turns are known."""
 LEAST_AGREEING = 0.3
 """Share of those turns that have to agree about the axis."""
 LEAST_COMPARED = 8
@@ -95,7 +97,9 @@ def with_errors(
             turns = Rotation.from_matrix(equivalents_[:, :3, :3].mT @ exact[:3, :3]).magnitude()
             found = equivalents_[int(np.argmin(turns))]
             logs.append(np.log(np.linalg.norm(found[:3, 3]) / np.linalg.norm(exact[:3, 3])))
-            tilts += [np.arccos(np.clip(found[:3, :3] @ s.up @ exact[:3, :3] @ s.up, -1, 1)) for s in standing.stands]
+            for stand in standing.stands:
+                cosine = np.dot(found[:3, :3] @ stand.up, exact[:3, :3] @ stand.up)
+                tilts.append(np.arccos(np.clip(cosine, -1, 1)))
         if len(logs) >= LEAST_COMPARED and tilts:
             bias = float(np.median(logs))
             range_std = max(1.48 * UNSEEN * float(np.median(np.abs(np.array(logs) - bias))), 0.002)
@@ -116,49 +120,72 @@ def find_standing(
     up = _find_up(scene)
     if up is None:
         return None
-    places = []
-    for placement in scene.placements:
-        model, pose = objects[placement.object_index], placement.scene_T_obj
-        up_obj = pose[:3, :3].T @ up
-        height_m = float(scene.unit_m * up @ pose[:3, 3])
-        lowest_m = height_m + float((vertices_m[model.obj_id] @ up_obj).min())
-        places.append((placement.object_index, up_obj, height_m, lowest_m, len(placement.photographs)))
-    seen = np.array([place[4] for place in places])
-    lowest = np.array([place[3] for place in places])
-    order = np.argsort(lowest)
+    places = [_Place.of(placement, up, scene.unit_m, objects, vertices_m) for placement in scene.placements]
     # What most objects stand on has height 0: it's where half of all that is lowest is.
-    floor_m = float(lowest[order][np.searchsorted(np.cumsum(seen[order]), seen.sum() / 2)])
+    places.sort(key=lambda place: place.lowest_m)
+    shown = np.cumsum([place.num_photographs for place in places])
+    floor_m = places[int(np.searchsorted(shown, shown[-1] / 2))].lowest_m
     standings = []
     for index, model in enumerate(objects):
-        own = sorted((place for place in places if place[0] == index), key=lambda place: -place[4])
-        groups: list[list[tuple]] = []
-        for place in own:
-            for group in groups:
-                is_up = any(
-                    place[1] @ symmetry[:3, :3].T @ group[0][1] > np.cos(SAME_STAND_RAD)
-                    for symmetry in model.symmetries.numpy()
-                )
-                if is_up and abs(place[2] - group[0][2]) < SAME_STAND_DIAMETERS * model.diameter_m:
-                    group.append(place)
-                    break
-            else:
-                groups.append([place])
-        groups = [group for group in groups if sum(place[4] for place in group) >= LEAST_SEEN]
-        groups.sort(key=lambda group: -sum(place[4] for place in group))
-        standings.append(Standing(tuple(_stand(group, floor_m, model) for group in groups)))
+        own = [place for place in places if place.object_index == index]
+        standings.append(Standing(tuple(_stands(own, floor_m, model))))
     return StandingScene(Support(up, floor_m), scene.unit_m, tuple(standings), objects)
 
 
-def _stand(group: Sequence[tuple], floor_m: float, model: ObjectModel) -> Stand:
-    """Mean of an object's places, by how many photographs show them, as the first of its equivalent poses."""
-    weights = np.array([place[4] for place in group], dtype=float)
-    ups = []
-    for place in group:
-        turned = [symmetry[:3, :3] @ place[1] for symmetry in model.symmetries.numpy()]
-        ups.append(max(turned, key=lambda up: float(up @ group[0][1])))
-    up = unit_vector(weights @ np.array(ups))
-    height_m = float(np.average([place[2] for place in group], weights=weights)) - floor_m
-    return Stand((float(up[0]), float(up[1]), float(up[2])), height_m)
+@dataclass(frozen=True)
+class _Place:
+    """How an object stands in one place."""
+
+    object_index: int
+    up: np.ndarray
+    """In the object's frame."""
+    height_m: float
+    """Of its origin, along the direction that is up."""
+    lowest_m: float
+    """The same of its lowest vertex."""
+    num_photographs: int
+
+    @classmethod
+    def of(
+        cls,
+        placement: Placement,
+        up: np.ndarray,
+        unit_m: float,
+        objects: Sequence[ObjectModel],
+        vertices_m: Mapping[int, np.ndarray],
+    ) -> "_Place":
+        pose = placement.scene_T_obj
+        up_obj = pose[:3, :3].T @ up
+        height_m = float(unit_m * up @ pose[:3, 3])
+        lowest_m = height_m + float((vertices_m[objects[placement.object_index].obj_id] @ up_obj).min())
+        return cls(placement.object_index, up_obj, height_m, lowest_m, len(placement.photographs))
+
+    def up_as(self, other: np.ndarray, model: ObjectModel) -> np.ndarray:
+        """Its up in the one of equivalent poses that is most like another up."""
+        equivalents = model.symmetries.numpy()[:, :3, :3] @ self.up
+        return equivalents[int(np.argmax(equivalents @ other))]
+
+
+def _stands(places: Sequence[_Place], floor_m: float, model: ObjectModel) -> list[Stand]:
+    """Group one object's places by how it stands there; most often seen first, and what is seldom seen not at all."""
+    groups: list[list[_Place]] = []
+    for place in sorted(places, key=lambda place: -place.num_photographs):
+        for group in groups:
+            first = group[0]
+            is_up = place.up_as(first.up, model) @ first.up > np.cos(SAME_STAND_RAD)
+            if is_up and abs(place.height_m - first.height_m) < SAME_STAND_DIAMETERS * model.diameter_m:
+                group.append(place)
+                break
+        else:
+            groups.append([place])
+    seen = []
+    for group in groups:
+        weights = np.array([place.num_photographs for place in group], dtype=float)
+        if weights.sum() >= LEAST_SEEN:
+            up = unit_vector(weights @ np.array([place.up_as(group[0].up, model) for place in group]))
+            height_m = float(np.average([place.height_m for place in group], weights=weights)) - floor_m
+            seen.append((weights.sum(), Stand((float(up[0]), float(up[1]), float(up[2])), height_m)))
+    return [stand for _, stand in sorted(seen, key=lambda entry: -entry[0])]
 
 
 def _find_up(scene: StaticScene) -> np.ndarray | None:
@@ -176,16 +203,20 @@ def _find_up(scene: StaticScene) -> np.ndarray | None:
     if not axes:
         logger.info("no object was turned between two places: which way is up isn't known")
         return None
-    axes_, weights_ = np.array(axes), np.array(weights, dtype=float)
-    agreement = np.exp(-(1 - np.abs(axes_ @ axes_.T)) / (1 - np.cos(0.1)))
-    share = agreement @ weights_ / weights_.sum()
-    up = axes_[int(np.argmax(share))]
+    directions, shown = np.array(axes), np.array(weights, dtype=float)
+    share = _alike(directions @ directions.T) @ shown / shown.sum()
+    up = directions[int(np.argmax(share))]
     if share.max() < LEAST_AGREEING:
         logger.info("objects were turned about no common axis: which way is up isn't known")
         return None
     for _ in range(5):
-        near = weights_ * np.exp(-(1 - np.abs(axes_ @ up)) / (1 - np.cos(0.1)))
-        up = np.linalg.eigh((axes_ * near[:, None]).T @ axes_)[1][:, -1]
+        near = shown * _alike(directions @ up)
+        up = np.linalg.eigh((directions * near[:, None]).T @ directions)[1][:, -1]
     cameras = np.mean([-T[:3, :3].T @ T[:3, 3] for T in scene.cam_T_scene.values()], 0)
     beneath = np.mean([placement.scene_T_obj[:3, 3] for placement in scene.placements], 0)
     return up if up @ (cameras - beneath) > 0 else -up
+
+
+def _alike(cosines: np.ndarray) -> np.ndarray:
+    """How far axes are the same, whichever way they point."""
+    return np.exp(-(1 - np.abs(cosines)) / (1 - np.cos(SAME_AXIS_RAD)))
