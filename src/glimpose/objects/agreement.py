@@ -57,8 +57,6 @@ class Judgement:
 
     agreement: Agreement
     is_right: bool
-    pair: tuple[int, np.ndarray, np.ndarray] | None = None
-    """The object's index, the pose found and the true one, where they aren't far from each other."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,6 @@ from glimpose.objects.dataset import LabelledPhotographs
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.standing import Stand, Standing
-from glimpose.objects.standing_scene import with_errors
 from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.train import ObjectsConfig, load_objects
 from glimpose.render.mesh import Mesh, simplify
@@ -30,10 +29,6 @@ logger = logging.getLogger(__name__)
 
 RIGHT_DIAMETERS = 0.2
 """A pose is right if no point of the surface is further off than this (MSSD): about ADD(-S) at 0.1 diameters."""
-
-
-NEAR_DIAMETERS = 0.5
-"""A pose that is further off than this, by the same measure, tells nothing of how exact right ones are."""
 LEAST_UPRIGHT = 0.5
 """Share of objects that have to stand upright in synthesised scenes, to be expected to in photographs."""
 
@@ -41,8 +36,8 @@ LEAST_UPRIGHT = 0.5
 def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, seed: int = 1) -> Confidence:
     """Learn what scores mean on ``num`` photographs synthesised as the config says, and store it in the checkpoint.
 
-    With it are stored how objects stand in those, and how far off poses are. Of a checkpoint that has learned how they
-    stand from photographs (`adapt`), that stays.
+    With it is stored how objects stand in those. Of a checkpoint that has learned from photographs how they stand
+    (`adapt`), that stays.
     """
     content = load_checkpoint(checkpoint)
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
@@ -59,9 +54,8 @@ def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, se
     logger.info("%d of %d poses right; ROC AUC of the scores %.3f", right.sum(), len(right), roc_auc(scores, right))
     metadata = {**content.metadata, "confidence": asdict(confidence)}
     if "adaptation_rounds" not in metadata:
-        pairs = [judgement.pair for judgement in judgements if judgement.pair is not None]
-        known = upright(config.synthesis, [by_id[model.obj_id] for model in estimator.objects])
-        metadata["standings"] = [asdict(standing) for standing in with_errors(known, estimator.objects, pairs)]
+        standings = upright(config.synthesis, [by_id[model.obj_id] for model in estimator.objects])
+        metadata["standings"] = [asdict(standing) for standing in standings]
     save_tensors(checkpoint, content.tensors, metadata)
     return confidence
 
@@ -106,10 +100,6 @@ def judge(
             found = torch.from_numpy(pose.cam_T_obj)
             errors_m = [float(mssd_m(found, truth, hulls[model.obj_id], model.symmetries)) for truth in truths]
             assert pose.agreement is not None
-            error = min(errors_m, default=np.inf) / model.diameter_m
-            pair = None
-            if error < NEAR_DIAMETERS:
-                truth = truths[int(np.argmin(errors_m))].numpy()
-                pair = (pose.look.detection.object_index, pose.cam_T_obj, truth)
-            judgements.append(Judgement(pose.agreement, error < RIGHT_DIAMETERS, pair))
+            is_right = min(errors_m, default=np.inf) < RIGHT_DIAMETERS * model.diameter_m
+            judgements.append(Judgement(pose.agreement, is_right))
     return judgements

@@ -51,9 +51,9 @@ class Standing:
     """Most often seen first."""
     range_bias: float = 0.0
     """Of distances found in single photographs, as a logarithm: median."""
-    range_std: float = 0.02
+    range_std: float = 0.05
     """The same, standard deviation."""
-    tilt_std_rad: float = 0.08
+    tilt_std_rad: float = 0.15
     """Of which way is up."""
 
 
