@@ -251,12 +251,7 @@ def _parted(
         sightings.append(Sighting(number, index, cam_T_obj, pose.score))
     K = [photograph.K for photograph in photographs]
     scene = part_placements(scene, sightings, evidence, K, teacher.objects, search.pull)
-    own = {
-        (number, p): evidence[number, placement.object_index]
-        for p, placement in enumerate(scene.placements)
-        for number in placement.photographs
-    }
-    return fit_to_edges(scene, own, teacher.objects, search)
+    return fit_to_edges(scene, scene.shown(evidence), teacher.objects, search)
 
 
 def _seen(
@@ -370,13 +365,10 @@ def _stood(
             for other in scene.placements
         )
     ]
-    own = {
-        (number, p): evidence[number, placement.object_index]
-        for p, placement in enumerate(more)
-        for number in placement.photographs
-    }
     added = replace(scene, placements=more)
-    added = fit_scene(added, own, objects, search.pull, PARTED_TRUSTS_PX, step_log_unit=1e-9, hold=standing.pull)
+    added = fit_scene(
+        added, added.shown(evidence), objects, search.pull, PARTED_TRUSTS_PX, step_log_unit=1e-9, hold=standing.pull
+    )
     scene = replace(scene, placements=[*scene.placements, *added.placements])
     scene = fit_to_edges(scene, _evidence(seen), objects, search, standing.pull)
     return _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True), least=1)

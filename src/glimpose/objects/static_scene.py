@@ -100,6 +100,17 @@ class StaticScene:
         pose[:3, 3] *= self.unit_m
         return pose
 
+    def shown(self, seen: Mapping[tuple[int, int], Seen]) -> dict[tuple[int, int], Seen]:
+        """What is seen of each placement in the photographs that agree with it, by photograph and its number.
+
+        ``seen`` is given by photograph and object.
+        """
+        return {
+            (number, p): seen[number, placement.object_index]
+            for p, placement in enumerate(self.placements)
+            for number in sorted(placement.photographs)
+        }
+
 
 def place_objects(
     sightings: Sequence[Sighting],
@@ -229,12 +240,7 @@ def part_placements(
         scene, left = _with_near(scene, sightings, K, objects)
         found = find_placements(left, scene.cam_T_scene, scene.unit_m, K, objects, PARTED_TOLERANCE)
         scene = replace(scene, placements=[*scene.placements, *found])
-        own = {
-            (number, p): seen[number, placement.object_index]
-            for p, placement in enumerate(scene.placements)
-            for number in placement.photographs
-        }
-        scene = fit_scene(scene, own, objects, pull, PARTED_TRUSTS_PX, step_log_unit=1e-9)
+        scene = fit_scene(scene, scene.shown(seen), objects, pull, PARTED_TRUSTS_PX, step_log_unit=1e-9)
     return _with_near(scene, sightings, K, objects)[0]
 
 
@@ -298,11 +304,12 @@ def fit_scene(
             columns = np.append(6 * p + np.arange(6), num - 1)
             hessian[np.ix_(columns, columns)] += carrying.T @ H @ carrying
             gradient[columns] += carrying.T @ g
-        for p, placement in enumerate(placements if hold else ()):
-            columns = 6 * p + np.arange(6)
-            H, g = hold(placement)  # type: ignore[misc]
-            hessian[np.ix_(columns, columns)] += H
-            gradient[columns] += g
+        if hold is not None:
+            for p, placement in enumerate(placements):
+                own = slice(6 * p, 6 * p + 6)
+                H, g = hold(placement)
+                hessian[own, own] += H
+                gradient[own] += g
         step = np.linalg.solve(hessian, gradient)
         for p, (turn, move) in enumerate(step[:-1].reshape(-1, 2, 3)):
             pose = placements[p].scene_T_obj.copy()
