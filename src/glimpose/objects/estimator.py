@@ -28,8 +28,8 @@ from glimpose.objects.crops import (
     glance_reference_depth_m,
 )
 from glimpose.objects.evidence import Evidence, GazeViews, decode_gaze
-from glimpose.objects.search import PoseSearch
-from glimpose.objects.standing import STANDS_ANEW, Standing, StandingPose, find_support, settle, unbiased
+from glimpose.objects.search import NormalEquations, PoseSearch
+from glimpose.objects.standing import STANDS_ANEW, Standing, StandingPose, find_support, move_together, settle, unbiased
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 logger = logging.getLogger(__name__)
@@ -218,9 +218,10 @@ class PoseEstimator:
         if self.search is None:
             return self._distinct(poses, self.config.instances_per_object)
         poses = self._distinct(self._doubted(poses), self.config.instances_per_object)
+        evidence = [[pose.look.evidence(), *self._looks_around(image, K, pose)] for pose in poses]
         if self.config.looks_around:
-            poses = self._looked_around(image, K, poses)
-        return self._stood(poses)
+            poses = [self._moved(pose, own) for pose, own in zip(poses, evidence, strict=True)]
+        return sorted(self._stood(poses, evidence), key=lambda pose: -pose.score)
 
     @torch.inference_mode()
     def verify(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
@@ -334,28 +335,27 @@ class PoseEstimator:
         score = look.certainty * float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
         return PoseEstimate(model, fused, score, look, disagreement)
 
-    def _looked_around(self, image: np.ndarray, K: np.ndarray, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
-        """Look at each object several times, aimed a little beside, and move it to where all looks together see it."""
-        assert self.search is not None
+    def _looks_around(self, image: np.ndarray, K: np.ndarray, pose: PoseEstimate) -> list[Evidence]:
+        """Look at an object several times, aimed a little beside."""
         half = np.random.default_rng(0).normal(0, AROUND, (self.config.looks_around // 2, 4))
-        moved = []
-        for pose in poses:
-            at = Detection.at(pose.look.detection.object_index, pose.cam_T_obj, K)
-            _, side_px = frame_object(pose.cam_T_obj, K, pose.model.diameter_m, self.model.config.crop_pad)
-            # In pairs on either side, for a pose is drawn a little to where it's looked for.
-            beside = [
-                replace(
-                    at,
-                    center_px=at.center_px + side_px * np.array([u, v]),
-                    depth_m=at.depth_m * math.exp(log_scale),
-                    turn_rad=turn_rad,
-                )
-                for u, v, log_scale, turn_rad in (*half, *-half)
-            ]
-            first = pose.look.evidence()
-            evidence = [first, *(look.evidence() for look in self.gaze(image, K, beside))]
-            moved.append(self._judged(pose.look, first, self.search.move(pose.model, pose.cam_T_obj, evidence)))
-        return sorted(moved, key=lambda pose: -pose.score)
+        at = Detection.at(pose.look.detection.object_index, pose.cam_T_obj, K)
+        _, side_px = frame_object(pose.cam_T_obj, K, pose.model.diameter_m, self.model.config.crop_pad)
+        # In pairs on either side, for a pose is drawn a little to where it's looked for.
+        beside = [
+            replace(
+                at,
+                center_px=at.center_px + side_px * np.array([u, v]),
+                depth_m=at.depth_m * math.exp(log_scale),
+                turn_rad=turn_rad,
+            )
+            for u, v, log_scale, turn_rad in (*half, *-half)
+        ]
+        return [look.evidence() for look in self.gaze(image, K, beside)]
+
+    def _moved(self, pose: PoseEstimate, evidence: Sequence[Evidence]) -> PoseEstimate:
+        """Move an object to where all looks together see it."""
+        assert self.search is not None
+        return self._judged(pose.look, evidence[0], self.search.move(pose.model, pose.cam_T_obj, evidence))
 
     def _doubted(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
         """Believe less what doesn't stand where the others do."""
@@ -366,16 +366,22 @@ class PoseEstimator:
             return list(poses)
         return [_believed(pose, settle(self._standing(pose), support)[1]) for pose in poses]
 
-    def _stood(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
-        """Move objects to where they stand together, and judge them there."""
-        support = find_support([self._standing(pose) for pose in poses])
+    def _stood(self, poses: Sequence[PoseEstimate], evidence: Sequence[Sequence[Evidence]]) -> list[PoseEstimate]:
+        """Move all objects to where they stand together and all looks see them, and judge them there."""
+        free = [self._standing(pose) for pose in poses]
+        support = find_support(free)
         if support is None:
             return list(poses)
-        moved = []
-        for pose in poses:
-            cam_T_obj, belief = settle(self._standing(pose), support)
-            moved.append(_believed(self._judged(pose.look, pose.look.evidence(), cam_T_obj), belief))
-        return sorted(moved, key=lambda pose: -pose.score)
+        search = self.search
+        assert search is not None
+
+        def pull(i: int, cam_T_obj: np.ndarray, trust_px: float) -> NormalEquations:
+            return search.pull_all(poses[i].model, cam_T_obj, evidence[i], trust_px)
+
+        return [
+            _believed(self._judged(pose.look, own[0], cam_T_obj), belief)
+            for pose, own, (cam_T_obj, belief) in zip(poses, evidence, move_together(free, support, pull), strict=True)
+        ]
 
     def _standing(self, pose: PoseEstimate) -> StandingPose:
         known = self.standings if self.config.stand_together else ()

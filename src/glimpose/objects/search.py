@@ -144,19 +144,23 @@ class PoseSearch:
         Looks are of one photograph, so the pose is the same in all of them; the first shows the object whole.
         """
         prior = np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3))
-        cam_A_drawn = np.linalg.inv(evidence[0].K)
-        looks_A_drawn = [look.K @ cam_A_drawn for look in evidence]
         for trust_px in self.config.trusts_px:
-            drawn = self._contour(model, cam_T_obj, evidence[0])
-            pulls = []
-            for look, look_A_drawn in zip(evidence, looks_A_drawn, strict=True):
-                contour = None if drawn is None else drawn.seen_in(look_A_drawn, look.cells * STRIDE)
-                pulls.append(self._pull(model, cam_T_obj, look, contour, trust_px))
-            hessian, gradient = (np.mean(terms, axis=0) for terms in zip(*pulls, strict=True))
-            step = np.linalg.solve(hessian + prior, gradient)
-            turn = Rotation.from_rotvec(step[:3]).as_matrix()
-            cam_T_obj = make_pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * model.diameter_m / 2)
+            hessian, gradient = self.pull_all(model, cam_T_obj, evidence, trust_px)
+            cam_T_obj = stepped(cam_T_obj, np.linalg.solve(hessian + prior, gradient), model.diameter_m / 2)
         return cam_T_obj
+
+    def pull_all(
+        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Sequence[Evidence], trust_px: float
+    ) -> NormalEquations:
+        """Where all looks pull a pose, on average."""
+        drawn = self._contour(model, cam_T_obj, evidence[0])
+        cam_A_drawn = np.linalg.inv(evidence[0].K)
+        pulls = []
+        for look in evidence:
+            contour = None if drawn is None else drawn.seen_in(look.K @ cam_A_drawn, look.cells * STRIDE)
+            pulls.append(self._pull(model, cam_T_obj, look, contour, trust_px))
+        hessians, gradients = zip(*pulls, strict=True)
+        return np.mean(hessians, axis=0), np.mean(gradients, axis=0)
 
     def draw(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> Buffers:
         """Draw an object into the crop that the evidence is of."""
@@ -263,6 +267,12 @@ def make_pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
     cam_T_obj = np.eye(4)
     cam_T_obj[:3, :3], cam_T_obj[:3, 3] = R, t
     return cam_T_obj
+
+
+def stepped(cam_T_obj: np.ndarray, step: np.ndarray, radius_m: float) -> np.ndarray:
+    """A pose after a step of 6: turned about the object's origin, radians, and moved, object radii."""
+    turn = Rotation.from_rotvec(step[:3]).as_matrix()
+    return make_pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * radius_m)
 
 
 def turn_to(t: np.ndarray) -> np.ndarray:

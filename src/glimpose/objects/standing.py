@@ -10,13 +10,14 @@ How objects stand is learned from a static scene (`standing_scene`), whose paral
 or measure anything. What stands otherwise agrees with no support, and stays where it was found.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.search import NormalEquations, stepped
 
 UNEVEN_RAD = np.deg2rad(1.5)
 UNEVEN_DIAMETERS = 0.025
@@ -29,6 +30,14 @@ LEAST_STANDING = 3
 """Objects that have to agree on a support."""
 STANDS_ANEW = 0.2
 """Chance that an object stands as it was never seen to."""
+CERTAINTY = 0.01
+"""By which what is seen of an object counts when all are moved together: cells are wrong alike, by ten times as much as
+they would be if each were wrong by itself."""
+TOGETHER_TRUSTS_PX = (3.0, 2.0, 2.0)
+"""As `SearchConfig.trusts_px`."""
+STEP_RAD = 0.2
+STEP_RADII = 0.1
+"""Standard deviations of one step."""
 MOST_CANDIDATES = 12
 """Poses, the likeliest, that may propose a support."""
 
@@ -220,6 +229,61 @@ def settle(pose: StandingPose, support: Support) -> tuple[np.ndarray, float]:
     settled[:3, :3] = Rotation.from_rotvec(share * tilt_rad * axis / max(sine, 1e-9)).as_matrix() @ settled[:3, :3]
     settled[:3, 3] += belief * missing[i] * gain
     return settled, belief
+
+
+def move_together(
+    poses: Sequence[StandingPose], support: Support, pull: Callable[[int, np.ndarray, float], NormalEquations]
+) -> list[tuple[np.ndarray, float]]:
+    """Move all poses and the support at once to where they fit what is seen; with how far each is believed to stand.
+
+    ``pull`` tells where what is seen of pose i pulls it, as `PoseSearch.pull` does. What is hidden is pulled weakly, so
+    what is seen well tells where the support is, and that where the hidden is.
+    """
+    settled = [settle(pose, support) for pose in poses]
+    beliefs = [belief for _, belief in settled]
+    moved = [cam_T_obj for cam_T_obj, _ in settled]
+    damping = np.repeat([STEP_RAD**-2, STEP_RADII**-2], 3)
+    for trust_px in TOGETHER_TRUSTS_PX:
+        up, across = support.up, _across(support.up)
+        hessian = np.diag(np.concatenate([np.full(3, 1e-6), np.tile(damping, len(poses))]))
+        gradient = np.zeros(len(hessian))
+        for i, pose in enumerate(poses):
+            own, radius_m = slice(3 + 6 * i, 9 + 6 * i), pose.model.diameter_m / 2
+            as_seen = moved[i].copy()
+            as_seen[:3, 3] *= np.exp(pose.standing.range_bias)
+            H, g = pull(i, as_seen, trust_px)
+            hessian[own, own] += CERTAINTY * H
+            gradient[own] += CERTAINTY * g
+            stood = StoodPoses.of([pose])
+            if not len(stood.owner):
+                continue
+            squared = stood.off(up, support.offset_m)[0]
+            stand = int(np.argmin(squared))
+            up_obj, height_m = equivalents(pose.model, pose.standing)[stand]
+            up_seen, t = moved[i][:3, :3] @ up_obj, moved[i][:3, 3]
+            # What is missing, in tilt and in height, and how the support's tilt and offset and the pose change it.
+            missing = np.append(across @ (up - up_seen), height_m - (up @ t - support.offset_m))
+            J = np.zeros((3, len(hessian)))
+            J[:2, :2] = np.eye(2)
+            J[:2, own.start : own.start + 3] = across @ _cross_matrix(up_seen)
+            J[2, :2], J[2, 2] = -(across @ t), 1
+            J[2, own.start + 3 : own.stop] = -radius_m * up
+            weight = np.sqrt(stood.score[stand]) * trust(squared[stand])
+            weight = weight / np.array([UNEVEN_RAD, UNEVEN_RAD, stood.uneven_m[stand]]) ** 2
+            hessian += (J * weight[:, None]).T @ J
+            gradient -= J.T @ (weight * missing)
+        step = np.linalg.solve(hessian, gradient)
+        support = Support(unit_vector(up + step[:2] @ across), support.offset_m + float(step[2]))
+        moved = [
+            stepped(cam_T_obj, step[3 + 6 * i : 9 + 6 * i], pose.model.diameter_m / 2)
+            for i, (cam_T_obj, pose) in enumerate(zip(moved, poses, strict=True))
+        ]
+    return list(zip(moved, beliefs, strict=True))
+
+
+def _cross_matrix(v: np.ndarray) -> np.ndarray:
+    """3×3: its product with w is v × w."""
+    return np.cross(v, np.eye(3)).T
 
 
 def trust(squared: np.ndarray) -> np.ndarray:
