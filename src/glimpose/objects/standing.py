@@ -35,9 +35,8 @@ CERTAINTY = 0.01
 they would be if each were wrong by itself."""
 TOGETHER_TRUSTS_PX = (3.0, 2.0, 2.0)
 """As `SearchConfig.trusts_px`."""
-STEP_RAD = 0.2
-STEP_RADII = 0.1
-"""Standard deviations of one step."""
+DAMPING = 0.01
+"""Of steps that neither what is seen nor the support tells anything of."""
 MOST_CANDIDATES = 12
 """Poses, the likeliest, that may propose a support."""
 
@@ -242,10 +241,9 @@ def move_together(
     settled = [settle(pose, support) for pose in poses]
     beliefs = [belief for _, belief in settled]
     moved = [cam_T_obj for cam_T_obj, _ in settled]
-    damping = np.repeat([STEP_RAD**-2, STEP_RADII**-2], 3)
     for trust_px in TOGETHER_TRUSTS_PX:
         up, across = support.up, _across(support.up)
-        hessian = np.diag(np.concatenate([np.full(3, 1e-6), np.tile(damping, len(poses))]))
+        hessian = np.diag(np.concatenate([np.full(3, 1e-6), np.full(6 * len(poses), DAMPING)]))
         gradient = np.zeros(len(hessian))
         for i, pose in enumerate(poses):
             own, radius_m = slice(3 + 6 * i, 9 + 6 * i), pose.model.diameter_m / 2
