@@ -269,11 +269,12 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
     estimator.search = SimpleNamespace(pull_all=lambda *_: (np.zeros((6, 6)), np.zeros(6)))  # type: ignore[assignment]
     looks: list[list[Evidence]] = [[None]] * 5  # type: ignore[list-item]
     stood = estimator._stood(poses, looks)
+    assert [pose.model.obj_id for pose in stood] == [1, 2, 3, 4, 5]
     assert stood[4].score == min(pose.score for pose in stood)
-    moved = {pose.model.obj_id: pose.cam_T_obj for pose in stood}
-    assert np.median(ranges_off([moved[i + 1] for i in range(4)], truth[:4])) < np.median(
-        ranges_off(found[:4], truth[:4])
-    )
+    moved = [StandingPose(pose.model, STANDINGS[pose.model.obj_id - 1], pose.cam_T_obj) for pose in stood[:4]]
+    support = find_support(moved)
+    assert support is not None
+    assert min(settle(pose, support)[1] for pose in moved) > 0.99
     estimator.config = EstimatorConfig(stand_together=False)
     assert estimator._stood(poses, looks) == poses
     assert estimator._doubted(poses) == poses

@@ -128,6 +128,7 @@ def fit(task: Task, config: TrainingConfig, run_dir: Path, resume: bool = False)
     ):
         trainer = _Trainer(fabric, task, config, state, journal)
         batches = iter(task.loader(state.step, len(steps), fabric.global_rank, fabric.world_size))
+        stop.outlive_children()
         meter = Meter()
         if not steps and not best.exists():
             trainer.validate(best)
@@ -254,17 +255,22 @@ class _StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-        self.previous = {}
+        for number in list(self.previous):
+            signal.signal(number, self.previous.pop(number))
+
+    def outlive_children(self) -> None:
+        """Go on when a loader's process dies, until it's asked for a batch: there torch notices, too.
+
+        Whoever signals a whole group ends those processes as well, maybe first, and torch would raise wherever we are.
+        """
+        if self.previous and hasattr(signal, "SIGCHLD"):
+            self.previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
     def note(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid:
             self.name = signal.Signals(number).name
-            self.__exit__()
-            # Whoever signals a whole group ends the loader's processes as well; that mustn't stop us from saving.
-            if hasattr(signal, "SIGCHLD"):
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for stopping in {signal.SIGINT, signal.SIGTERM} & self.previous.keys():
+                signal.signal(stopping, self.previous.pop(stopping))
         elif number == signal.SIGTERM:  # a forked loader process, told by its parent; Ctrl-C is for the parent alone
             os._exit(0)
 
