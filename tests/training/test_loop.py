@@ -356,7 +356,9 @@ def test_signal_to_the_whole_group_saves_though_workers_die_of_it(tmp_path: Path
         assert process.stdout.readline() == "under way\n"
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
-    assert "TrainingInterrupted: stopped by " + number.name in errors
+    # Printed as a traceback or, where another process of the group closes the pipe first, as its last resort.
+    assert "TrainingInterrupted" in errors
+    assert "stopped by " + number.name in errors
     last = load_checkpoint(tmp_path / "last.safetensors")
     assert last.group("optimizer")
     assert 0 < last.metadata["step"] < LONG
