@@ -255,8 +255,9 @@ class _StopRequest:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number in list(self.previous):
-            signal.signal(number, self.previous.pop(number))
+        if not self.requested:  # else dying workers mustn't disturb how that is told, either
+            for number, handler in self.previous.items():
+                signal.signal(number, handler)
 
     def outlive_children(self) -> None:
         """Go on when a loader's process dies, until it's asked for a batch: there torch notices, too.
@@ -269,8 +270,8 @@ class _StopRequest:
     def note(self, number: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid:
             self.name = signal.Signals(number).name
-            for stopping in {signal.SIGINT, signal.SIGTERM} & self.previous.keys():
-                signal.signal(stopping, self.previous.pop(stopping))
+            for stopping in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(stopping, self.previous[stopping])
         elif number == signal.SIGTERM:  # a forked loader process, told by its parent; Ctrl-C is for the parent alone
             os._exit(0)
 
