@@ -86,6 +86,8 @@ class StoodPoses:
 
     owner: np.ndarray
     """Number of the pose."""
+    up_obj: np.ndarray
+    """e×3, of the stand."""
     up: np.ndarray
     """e×3, where the pose has it."""
     t: np.ndarray
@@ -101,19 +103,20 @@ class StoodPoses:
     def of(cls, poses: Sequence["StandingPose"]) -> "StoodPoses":
         """Lay out poses; of objects that are known to stand in no way there are none."""
         rows = [
-            (i, pose.cam_T_obj[:3, :3] @ up, pose.cam_T_obj[:3, 3], height_m, pose.standing, pose)
+            (i, up_obj, height_m, pose)
             for i, pose in enumerate(poses)
-            for up, height_m in equivalents(pose.model, pose.standing)
+            for up_obj, height_m in equivalents(pose.model, pose.standing)
         ]
         return cls(
-            owner=np.array([row[0] for row in rows], dtype=int),
-            up=np.array([row[1] for row in rows]).reshape(-1, 3),
-            t=np.array([row[2] for row in rows]).reshape(-1, 3),
-            height=np.array([row[3] for row in rows]),
-            range_std=np.array([row[4].range_std for row in rows]),
-            tilt_std=np.array([row[4].tilt_std_rad for row in rows]),
-            uneven_m=np.array([UNEVEN_DIAMETERS * row[5].model.diameter_m for row in rows]),
-            score=np.array([max(row[5].score, 1e-6) for row in rows]),
+            owner=np.array([i for i, *_ in rows], dtype=int),
+            up_obj=np.array([up_obj for _, up_obj, *_ in rows]).reshape(-1, 3),
+            up=np.array([pose.cam_T_obj[:3, :3] @ up_obj for _, up_obj, _, pose in rows]).reshape(-1, 3),
+            t=np.array([pose.cam_T_obj[:3, 3] for *_, pose in rows]).reshape(-1, 3),
+            height=np.array([height_m for _, _, height_m, _ in rows]),
+            range_std=np.array([pose.standing.range_std for *_, pose in rows]),
+            tilt_std=np.array([pose.standing.tilt_std_rad for *_, pose in rows]),
+            uneven_m=np.array([UNEVEN_DIAMETERS * pose.model.diameter_m for *_, pose in rows]),
+            score=np.array([max(pose.score, 1e-6) for *_, pose in rows]),
         )
 
     def off(self, up: np.ndarray, offset_m: np.ndarray | float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -148,6 +151,41 @@ def equivalents(model: ObjectModel, standing: Standing) -> list[tuple[np.ndarray
             if is_new:
                 found.append((up, height_m))
     return found
+
+
+@dataclass(frozen=True)
+class NearestStand:
+    """The stand that a pose is nearest to, on a support."""
+
+    up_obj: np.ndarray
+    height_m: float
+    up: np.ndarray
+    """Where the pose has it."""
+    missing_m: float
+    """Of the pose's height."""
+    uneven_m: float
+    score: float
+    """Of the pose."""
+    belief: float
+    """In the object's standing so."""
+
+    @classmethod
+    def of(cls, pose: StandingPose, support: Support) -> "NearestStand | None":
+        """None where it isn't known how the object stands."""
+        stood = StoodPoses.of([pose])
+        if not len(stood.owner):
+            return None
+        squared, missing, _ = stood.off(support.up, support.offset_m)
+        i = int(np.argmin(squared))
+        return cls(
+            stood.up_obj[i],
+            float(stood.height[i]),
+            stood.up[i],
+            float(missing[i]),
+            float(stood.uneven_m[i]),
+            float(stood.score[i]),
+            float(trust(squared[i])),
+        )
 
 
 def unbiased(pose: StandingPose) -> StandingPose:
@@ -210,24 +248,21 @@ def settle(pose: StandingPose, support: Support) -> tuple[np.ndarray, float]:
     Along the line of sight it may be moved far, across it hardly. Where it isn't known how an object stands, it stays,
     and is believed.
     """
-    stood = StoodPoses.of([pose])
-    if not len(stood.owner):
+    stand = NearestStand.of(pose, support)
+    if stand is None:
         return pose.cam_T_obj, 1.0
-    squared, missing, _ = stood.off(support.up, support.offset_m)
-    i = int(np.argmin(squared))
-    belief = float(trust(squared[i]))
     t, standing = pose.cam_T_obj[:3, 3], pose.standing
-    axis = np.cross(stood.up[i], support.up)
+    axis = np.cross(stand.up, support.up)
     sine = np.linalg.norm(axis)
-    tilt_rad = np.arctan2(sine, stood.up[i] @ support.up)
-    share = belief * standing.tilt_std_rad**2 / (standing.tilt_std_rad**2 + UNEVEN_RAD**2)
+    tilt_rad = np.arctan2(sine, stand.up @ support.up)
+    share = stand.belief * standing.tilt_std_rad**2 / (standing.tilt_std_rad**2 + UNEVEN_RAD**2)
     ray = t / np.linalg.norm(t)
     covariance = ACROSS_M**2 * (np.eye(3) - np.outer(ray, ray)) + standing.range_std**2 * np.outer(t, t)
-    gain = covariance @ support.up / (support.up @ covariance @ support.up + stood.uneven_m[i] ** 2)
+    gain = covariance @ support.up / (support.up @ covariance @ support.up + stand.uneven_m**2)
     settled = pose.cam_T_obj.copy()
     settled[:3, :3] = Rotation.from_rotvec(share * tilt_rad * axis / max(sine, 1e-9)).as_matrix() @ settled[:3, :3]
-    settled[:3, 3] += belief * missing[i] * gain
-    return settled, belief
+    settled[:3, 3] += stand.belief * stand.missing_m * gain
+    return settled, stand.belief
 
 
 def move_together(
@@ -252,22 +287,19 @@ def move_together(
             H, g = pull(i, as_seen, trust_px)
             hessian[own, own] += CERTAINTY * H
             gradient[own] += CERTAINTY * g
-            stood = StoodPoses.of([pose])
-            if not len(stood.owner):
+            stand = NearestStand.of(pose, support)
+            if stand is None:
                 continue
-            squared = stood.off(up, support.offset_m)[0]
-            stand = int(np.argmin(squared))
-            up_obj, height_m = equivalents(pose.model, pose.standing)[stand]
-            up_seen, t = moved[i][:3, :3] @ up_obj, moved[i][:3, 3]
+            up_seen, t = moved[i][:3, :3] @ stand.up_obj, moved[i][:3, 3]
             # What is missing, in tilt and in height, and how the support's tilt and offset and the pose change it.
-            missing = np.append(across @ (up - up_seen), height_m - (up @ t - support.offset_m))
+            missing = np.append(across @ (up - up_seen), stand.height_m - (up @ t - support.offset_m))
             J = np.zeros((3, len(hessian)))
             J[:2, :2] = np.eye(2)
             J[:2, own.start : own.start + 3] = across @ _cross_matrix(up_seen)
             J[2, :2], J[2, 2] = -(across @ t), 1
             J[2, own.start + 3 : own.stop] = -radius_m * up
-            weight = np.sqrt(stood.score[stand]) * trust(squared[stand])
-            weight = weight / np.array([UNEVEN_RAD, UNEVEN_RAD, stood.uneven_m[stand]]) ** 2
+            weight = np.sqrt(stand.score) * stand.belief
+            weight = weight / np.array([UNEVEN_RAD, UNEVEN_RAD, stand.uneven_m]) ** 2
             hessian += (J * weight[:, None]).T @ J
             gradient -= J.T @ (weight * missing)
         step = np.linalg.solve(hessian, gradient)

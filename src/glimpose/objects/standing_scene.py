@@ -15,13 +15,12 @@ from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.search import NormalEquations
 from glimpose.objects.standing import (
     UNEVEN_RAD,
+    NearestStand,
     Stand,
     Standing,
     StandingPose,
-    StoodPoses,
     Support,
     settle,
-    trust,
     unbiased,
     unit_vector,
 )
@@ -61,18 +60,16 @@ class StandingScene:
         """Where standing pulls a placement, as `fit_scene` takes it."""
         model, cam_T_obj = self.objects[placement.object_index], placement.scene_T_obj.copy()
         cam_T_obj[:3, 3] *= self.unit_m
-        stood = StoodPoses.of([StandingPose(model, self.standings[placement.object_index], cam_T_obj)])
+        pose = StandingPose(model, self.standings[placement.object_index], cam_T_obj)
+        stand = NearestStand.of(pose, self.support)
         hessian, gradient = np.zeros((6, 6)), np.zeros(6)
-        if not len(stood.owner):
+        if stand is None:
             return hessian, gradient
-        squared, missing, _ = stood.off(self.support.up, self.support.offset_m)
-        i = int(np.argmin(squared))
-        weight, up = float(trust(squared[i])), self.support.up
-        hessian[:3, :3] = weight / UNEVEN_RAD**2 * (np.eye(3) - np.outer(up, up))
-        gradient[:3] = weight / UNEVEN_RAD**2 * np.cross(stood.up[i], up)
-        row = up * model.diameter_m / 2
-        hessian[3:, 3:] = weight / stood.uneven_m[i] ** 2 * np.outer(row, row)
-        gradient[3:] = weight / stood.uneven_m[i] ** 2 * row * missing[i]
+        up, row = self.support.up, self.support.up * model.diameter_m / 2
+        hessian[:3, :3] = stand.belief / UNEVEN_RAD**2 * (np.eye(3) - np.outer(up, up))
+        gradient[:3] = stand.belief / UNEVEN_RAD**2 * np.cross(stand.up, up)
+        hessian[3:, 3:] = stand.belief / stand.uneven_m**2 * np.outer(row, row)
+        gradient[3:] = stand.belief / stand.uneven_m**2 * row * stand.missing_m
         return hessian, gradient
 
     def settle(self, cam_T_scene: np.ndarray, index: int, cam_T_obj: np.ndarray) -> tuple[np.ndarray, float]:
