@@ -142,14 +142,19 @@ class StandingPose:
 
 def equivalents(model: ObjectModel, standing: Standing) -> list[tuple[np.ndarray, float]]:
     """Up and height of an object's stands, in each of the poses that look the same."""
-    found: list[tuple[np.ndarray, float]] = []
-    for stand in standing.stands:
-        for symmetry in model.symmetries.numpy():
-            up = symmetry[:3, :3].T @ np.array(stand.up)
-            height_m = stand.height_m + float(up @ symmetry[:3, :3].T @ symmetry[:3, 3])
-            is_new = all(up @ other < np.cos(0.02) or abs(height_m - h) > 1e-3 * model.diameter_m for other, h in found)
-            if is_new:
-                found.append((up, height_m))
+    if not standing.stands:
+        return []
+    symmetries = model.symmetries.numpy()
+    stands_up = np.array([stand.up for stand in standing.stands])
+    up = (symmetries[:, :3, :3].mT @ stands_up[:, None, :, None])[..., 0].reshape(-1, 3)
+    height_m = np.array([stand.height_m for stand in standing.stands])[:, None] + stands_up @ symmetries[:, :3, 3].T
+    height_m = height_m.ravel()
+    found = []
+    while len(up):
+        found.append((up[0], float(height_m[0])))
+        is_new = (up @ up[0] < np.cos(0.02)) | (np.abs(height_m - height_m[0]) > 1e-3 * model.diameter_m)
+        is_new[0] = False
+        up, height_m = up[is_new], height_m[is_new]
     return found
 
 
