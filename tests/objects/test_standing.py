@@ -16,7 +16,7 @@ from glimpose.nets.glance_gaze import GlanceGaze
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.estimator import Detection, EstimatorConfig, Look, PoseEstimate, PoseEstimator
 from glimpose.objects.evidence import Evidence
-from glimpose.objects.pseudo_labels import learn_errors
+from glimpose.objects.scene_labels import learn_errors
 from glimpose.objects.standing import (
     Stand,
     Standing,

@@ -12,7 +12,7 @@ from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.estimator import Detection, Look, PoseEstimate
 from glimpose.objects.evidence import Evidence, GazeViews
 from glimpose.objects.photographs import Photograph
-from glimpose.objects.pseudo_labels import label_static_scene
+from glimpose.objects.scene_labels import label_static_scene
 from glimpose.objects.static_scene import (
     Placement,
     Sighting,
@@ -225,7 +225,7 @@ class Teacher:
 def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
     """Objects are labelled where they stand, found there or not, unless nothing of the kind is seen there."""
     for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
-        monkeypatch.setattr(f"glimpose.objects.pseudo_labels.{name}", lambda scene, *_: scene)
+        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
     rng = np.random.default_rng(8)
     before = arrangement(rng, 5)
     after = before.copy()
@@ -265,7 +265,7 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pyt
 def test_one_photograph_is_enough_for_what_stands(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
     """Objects were turned from place to place, so it's known how they stand; the support tells distances."""
     for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
-        monkeypatch.setattr(f"glimpose.objects.pseudo_labels.{name}", lambda scene, *_: scene)
+        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
     rng = np.random.default_rng(11)
     places = [arrangement(rng, 5) for _ in range(3)]
     once = places[0].copy()

@@ -29,9 +29,10 @@ from glimpose.objects.agreement import UNCALIBRATED, Confidence
 from glimpose.objects.calibrate import judge, synthesised
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph, find_photographs, read_photograph
-from glimpose.objects.pseudo_labels import Labels, label, label_static_scene, learn_errors
+from glimpose.objects.pseudo_labels import Labels, label
 from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
+from glimpose.objects.scene_labels import label_static_scene, learn_errors
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.self_supervision import Assessment, Round, SelfSupervisionConfig
 from glimpose.objects.standing import Standing
@@ -100,11 +101,15 @@ def adapt(config: ObjectsConfig, checkpoint: Path, run_dir: Path, resume: bool =
     if adaptation.windows % uses or adaptation.crops % uses:
         sizes = f"windows = {adaptation.windows} and crops = {adaptation.crops}"
         raise ValueError(f"batch.uses = {uses}: expected a divisor of self_supervision's {sizes} as well")
-    # With several processes Lightning starts this command again for each of the others, when training begins.
-    resume = resume or int(os.environ.get("LOCAL_RANK", "0")) > 0
+    resume = resume or not is_first_process()
     if run_dir.exists() and any(run_dir.iterdir()) and not resume:
         raise ValueError(f"{run_dir}: isn't empty; resume it, or choose another folder")
     return _Adaptation(config, checkpoint, Path(run_dir), resume).run()
+
+
+def is_first_process() -> bool:
+    """With several processes Lightning starts this command again for each of the others, when training begins."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 class _Adaptation:
@@ -188,9 +193,13 @@ class _Adaptation:
             if not is_kept:
                 break
             best, teacher, now = student, pupil, after
+        adapted = self.run_dir / "adapted.safetensors"
+        if not is_first_process():
+            return adapted
         write_page(self.run_dir / "page.html", self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
         kept = [labels for labels, r in zip(all_labels, rounds, strict=True) if r.is_kept]
-        return self.save(best, len(kept), self.standings(best, kept[-1]) if kept else self.first.standings)
+        self.save(adapted, best, len(kept), self.standings(best, kept[-1]) if kept else self.first.standings)
+        return adapted
 
     def label(self, teacher: PoseEstimator, path: Path, cam_T_scene: dict[int, np.ndarray]) -> Labels:
         """Label the photographs, or read how they were labelled before an interruption."""
@@ -260,7 +269,7 @@ class _Adaptation:
         exact = [(p.photograph, p.object_index, p.cam_T_obj) for p in labels.labels if p.weight >= SURE_WEIGHT]
         return learn_errors(labels.standings, self.objects, poses, exact)
 
-    def save(self, best: Path, num_rounds: int, standings: Sequence[Standing]) -> Path:
+    def save(self, path: Path, best: Path, num_rounds: int, standings: Sequence[Standing]) -> None:
         """Write the adapted model without what only training needs."""
         content = load_checkpoint(best)
         weights = {name: value for name, value in content.tensors.items() if name.startswith("model.")}
@@ -269,6 +278,4 @@ class _Adaptation:
             "standings": [asdict(standing) for standing in standings],
             "adaptation_rounds": num_rounds,
         }
-        path = self.run_dir / "adapted.safetensors"
         save_tensors(path, weights, {**content.metadata, **more})
-        return path

@@ -1,9 +1,8 @@
 """Pseudo-labels: what a teacher says of photographs that nobody labelled, and how far to believe it."""
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -14,44 +13,16 @@ from tqdm import tqdm
 from glimpose.config import from_dict
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
-from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.crops import focal_px, is_in_view, resize_matrix
+from glimpose.objects.crops import resize_matrix
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
-from glimpose.objects.evidence import Evidence
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.standing import Standing
-from glimpose.objects.standing_scene import StandingScene, find_standing, with_errors
-from glimpose.objects.static_scene import (
-    LEAST_PHOTOGRAPHS,
-    PARTED_TRUSTS_PX,
-    Sighting,
-    StaticScene,
-    find_placements,
-    fit_scene,
-    go_together,
-    part_placements,
-    place_objects,
-)
-from glimpose.objects.turning import fit_to_edges, turn_objects
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
 CELLS_A_PX = resize_matrix(1 / STRIDE, 1 / STRIDE)
 """From pixels of a network's input to cells of its maps."""
-LEAST_OVERLAP = 0.5
-"""Intersection over union of the object drawn where the scene has it and the teacher's amodal mask."""
-LEAST_BELIEF = 0.2
-"""In an object's being in a place: the mean probability of its poses there, over the photographs that show it, times
-one plus the margin of their edges in units of `CLEAR_MARGIN`. What stands still and looks a little like the object is
-taken for it in many photographs alike, but agrees less; what the teacher never saw right, edges tell."""
-CLEAR_MARGIN = 0.05
-LEAST_SIGHTED = 0.3
-"""Probability of a pose, for one photograph to be enough to place an object that stands."""
-STOOD_TOLERANCE = 0.06
-"""As `static_scene.TOLERANCE`, for poses that were moved to stand."""
-SAME_SIGHTING = 0.3
-"""Diameters across the line of sight by which a sighting may be off to be one of a placement."""
 
 
 @dataclass(frozen=True)
@@ -149,246 +120,18 @@ def label(
     teacher: PoseEstimator, photographs: Sequence[Photograph], confidence: Confidence | None, config: FilterConfig
 ) -> Labels:
     """Let the teacher look at clean photographs, and weigh what it says."""
-    found = _find(teacher, photographs)
+    found = find(teacher, photographs)
     labels = []
     for number, poses in enumerate(found.poses):
         for pose in poses:
             assert pose.agreement is not None
             probability = 1.0 if confidence is None else confidence(pose.agreement)
-            labels.append(_label(number, pose, photographs[number].K, probability, config.weight(probability)))
+            labels.append(make_label(number, pose, photographs[number].K, probability, config.weight(probability)))
     return Labels(labels, found.classes[:, 0])
 
 
-def label_static_scene(
-    teacher: PoseEstimator, photographs: Sequence[Photograph], cam_T_scene: Mapping[int, np.ndarray]
-) -> Labels:
-    """Let the teacher look at photographs of a scene that stands still, and believe what many of them agree on.
-
-    ``cam_T_scene`` is by photograph, in any unit (`structure_from_motion.find_cameras`). Where photographs agree that
-    an object stands, it is labelled in all of them, found there or not, unless the teacher looks there and sees nothing
-    of the kind: it may be hidden, or have been moved. Which way round it is, and where exactly, the photographs' edges
-    tell. Labels weigh by the square of how likely they are, relative to the object's others, and at most 1. Other poses
-    weigh nothing; those of an object that is labelled elsewhere in the photograph are mistaken.
-    """
-    found = _find(teacher, photographs)
-    sightings = [
-        Sighting(number, pose.look.detection.object_index, pose.cam_T_obj, pose.score)
-        for number, poses in enumerate(found.poses)
-        for pose in poses
-    ]
-    scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
-    scene, seen = _settled(scene, teacher, photographs)
-    standings: tuple[Standing, ...] = ()
-    learned = _standing(scene, seen, found, teacher)
-    if learned is not None:
-        scene, seen = _stood(scene, seen, learned, found, teacher, photographs)
-        learned = _standing(scene, seen, found, teacher) or learned
-        standings = learned.standings
-    scores = defaultdict(list)
-    for (_, p), pose in seen.items():
-        scores[scene.placements[p].object_index].append(pose.score)
-    labels = []
-    for (number, p), pose in seen.items():
-        # Less likely than the object's others: most often it was moved. Half as likely teaches a quarter.
-        weight = min(1.0, pose.score / float(np.mean(scores[scene.placements[p].object_index]))) ** 2
-        labels.append(_label(number, pose, photographs[number].K, pose.score, weight))
-    known = {(label.photograph, label.object_index): label for label in labels}
-    mistaken = []
-    background = found.classes[:, 0].copy()
-    for number, poses in enumerate(found.poses):
-        K = photographs[number].K
-        for pose in poses:
-            standing = known.get((number, pose.look.detection.object_index))
-            if standing is None:
-                labels.append(_label(number, pose, K, pose.score, 0.0))
-            elif _is_apart(pose.cam_T_obj, standing.cam_T_obj, K, pose.model.diameter_m):
-                mistaken.append(_label(number, pose, K, pose.score, standing.weight))
-    for (number, index), standing in known.items():
-        # It stands where it's labelled, so what else looks like it isn't it.
-        background[number] += standing.weight * found.classes[number, 1 + index]
-    for p, placement in enumerate(scene.placements):
-        logger.info(
-            "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
-            teacher.objects[placement.object_index].name,
-            len(placement.photographs),
-            placement.margin,
-            sum(q == p for _, q in seen),
-        )
-    return Labels(labels, background, mistaken, standings)
-
-
-def _settled(
-    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph]
-) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
-    """Make places exact, and keep those that are believed; with what the teacher sees of them."""
-    search, objects = teacher.search, teacher.objects
-    assert search is not None
-    evidence = _evidence(_seen(scene, teacher, photographs))
-    scene = fit_scene(scene, evidence, objects, search.pull)
-    scene = turn_objects(scene, evidence, objects, search)
-    scene = fit_to_edges(scene, evidence, objects, search)
-    scene = _parted(scene, _seen(scene, teacher, photographs), teacher, photographs)
-    scene, seen = _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True))
-    # What isn't an object isn't of its size: once more, without.
-    scene = fit_to_edges(scene, _evidence(seen), objects, search)
-    return _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True))
-
-
-def _parted(
-    scene: StaticScene,
-    seen: Mapping[tuple[int, int], PoseEstimate],
-    teacher: PoseEstimator,
-    photographs: Sequence[Photograph],
-) -> StaticScene:
-    """Part places of objects that were moved by little, and make exact what comes of it."""
-    search = teacher.search
-    assert search is not None
-    evidence = {(number, pose.look.detection.object_index): pose.look.evidence() for (number, _), pose in seen.items()}
-    sightings = []
-    for (number, p), pose in seen.items():
-        index = pose.look.detection.object_index
-        cam_T_obj = search.move(pose.model, scene.cam_T_obj(number, scene.placements[p]), [evidence[number, index]])
-        sightings.append(Sighting(number, index, cam_T_obj, pose.score))
-    K = [photograph.K for photograph in photographs]
-    scene = part_placements(scene, sightings, evidence, K, teacher.objects, search.pull)
-    return fit_to_edges(scene, scene.shown(evidence), teacher.objects, search)
-
-
-def _seen(
-    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph], among_agreeing: bool = False
-) -> dict[tuple[int, int], PoseEstimate]:
-    """By photograph and number of the placement, what the teacher sees there; of an object's places the likeliest.
-
-    In all photographs, or in those that agree with a placement.
-    """
-    best: dict[tuple[int, int], tuple[int, PoseEstimate]] = {}  # by photograph and object
-    for number in scene.cam_T_scene:
-        image, K = photographs[number].image, photographs[number].K
-        poses = [
-            (p, placement.object_index, scene.cam_T_obj(number, placement))
-            for p, placement in enumerate(scene.placements)
-            if number in placement.photographs or not among_agreeing
-        ]
-        poses = [entry for entry in poses if is_in_view(entry[2], K, *image.shape[:2])]
-        looked = teacher.verify(image, K, [(index, pose) for _, index, pose in poses])
-        for (p, index, _), pose in zip(poses, looked, strict=True):
-            assert pose.agreement is not None
-            is_better = (number, index) not in best or pose.score > best[number, index][1].score
-            if pose.agreement.overlap >= LEAST_OVERLAP and is_better:
-                best[number, index] = (p, pose)
-    return {(number, p): pose for (number, _), (p, pose) in best.items()}
-
-
-def _evidence(seen: Mapping[tuple[int, int], PoseEstimate]) -> dict[tuple[int, int], Evidence]:
-    return {pair: pose.look.evidence() for pair, pose in seen.items()}
-
-
-def _standing(
-    scene: StaticScene,
-    seen: Mapping[tuple[int, int], PoseEstimate],
-    found: "_Found",
-    teacher: PoseEstimator,
-) -> StandingScene | None:
-    """Learn how objects stand, and how far off the teacher's poses are in single photographs."""
-    assert teacher.search is not None
-    vertices_m = {obj_id: mesh.vertices for obj_id, mesh in teacher.search.meshes.items()}
-    standing = find_standing(scene, teacher.objects, vertices_m)
-    if standing is None:
-        return None
-    exact = [
-        (number, scene.placements[p].object_index, scene.cam_T_obj(number, scene.placements[p])) for number, p in seen
-    ]
-    standings = learn_errors(standing.standings, teacher.objects, found.poses, exact)
-    return replace(standing, standings=standings)
-
-
-def learn_errors(
-    standings: Sequence[Standing],
-    objects: Sequence[ObjectModel],
-    poses: Sequence[Sequence[PoseEstimate]],
-    exact: Sequence[tuple[int, int, np.ndarray]],
-) -> tuple[Standing, ...]:
-    """Learn how far off poses are that were found in each photograph, from exact ones by photograph and object."""
-    pairs = []
-    for number, index, cam_T_obj in exact:
-        own = [pose.cam_T_obj for pose in poses[number] if pose.look.detection.object_index == index]
-        z_m = cam_T_obj[2, 3]
-        off_m = [np.linalg.norm(z_m * pose[:3, 3] / pose[2, 3] - cam_T_obj[:3, 3]) for pose in own]
-        if own and min(off_m) < SAME_SIGHTING * objects[index].diameter_m:
-            pairs.append((index, own[int(np.argmin(off_m))], cam_T_obj))
-    learned = with_errors(standings, objects, pairs)
-    for model, entry in zip(objects, learned, strict=True):
-        heights = " or ".join(f"{1000 * stand.height_m:.0f} mm" for stand in entry.stands) or "no known height"
-        logger.info(
-            "%s: stands at %s; distances in single photographs are off by %+.1f ± %.1f %%",
-            model.name,
-            heights,
-            100 * entry.range_bias,
-            100 * entry.range_std,
-        )
-    return learned
-
-
-def _stood(
-    scene: StaticScene,
-    seen: Mapping[tuple[int, int], PoseEstimate],
-    standing: StandingScene,
-    found: "_Found",
-    teacher: PoseEstimator,
-    photographs: Sequence[Photograph],
-) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
-    """Hold objects to how they stand, and place those, too, that too few photographs show in one place.
-
-    One photograph is enough for what stands where it's seen: the support tells how far away that is.
-    """
-    search, objects = teacher.search, teacher.objects
-    assert search is not None
-    placed = {(number, scene.placements[p].object_index) for number, p in seen}
-    evidence: dict[tuple[int, int], Evidence] = {}
-    sightings = []
-    for number, poses in enumerate(found.poses):
-        for pose in poses if number in scene.cam_T_scene else ():
-            pair = (number, pose.look.detection.object_index)
-            if pair in placed or pair in evidence or pose.score < LEAST_SIGHTED:
-                continue
-            cam_T_obj, trust = standing.settle(scene.cam_T_scene[number], pair[1], pose.cam_T_obj)
-            if trust > 0.5:
-                sightings.append(Sighting(*pair, cam_T_obj, pose.score))
-                evidence[pair] = pose.look.evidence()
-    K = [photograph.K for photograph in photographs]
-    more = find_placements(sightings, scene.cam_T_scene, scene.unit_m, K, objects, STOOD_TOLERANCE, least=1)
-    more = [
-        placement
-        for placement in more
-        if all(
-            other.object_index == placement.object_index or go_together(other, placement, scene.unit_m, objects)
-            for other in scene.placements
-        )
-    ]
-    added = replace(scene, placements=more)
-    added = fit_scene(
-        added, added.shown(evidence), objects, search.pull, PARTED_TRUSTS_PX, step_log_unit=1e-9, hold=standing.pull
-    )
-    scene = replace(scene, placements=[*scene.placements, *added.placements])
-    scene = fit_to_edges(scene, _evidence(seen), objects, search, standing.pull)
-    return _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True), least=1)
-
-
-def _believed(
-    scene: StaticScene, seen: dict[tuple[int, int], PoseEstimate], least: int = LEAST_PHOTOGRAPHS
-) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
-    """Leave out places where, over all photographs that show them, the object isn't likely enough to be."""
-    scores = defaultdict(list)
-    for (_, p), pose in seen.items():
-        scores[p].append(pose.score)
-    belief = {p: np.mean(own) * (1 + scene.placements[p].margin / CLEAR_MARGIN) for p, own in scores.items()}
-    kept = [p for p in sorted(scores) if len(scores[p]) >= least and belief[p] >= LEAST_BELIEF]
-    scene = replace(scene, placements=[scene.placements[p] for p in kept])
-    return scene, {(number, kept.index(p)): pose for (number, p), pose in seen.items() if p in kept}
-
-
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What a teacher sees in photographs."""
 
     poses: list[list[PoseEstimate]]
@@ -396,19 +139,15 @@ class _Found:
     """n×(1+objects)×rows×columns float32: probabilities of the glance's cells."""
 
 
-def _find(teacher: PoseEstimator, photographs: Sequence[Photograph]) -> _Found:
+def find(teacher: PoseEstimator, photographs: Sequence[Photograph]) -> Found:
+    """Let a teacher look at clean photographs."""
     shown = tqdm(photographs, desc="label photographs", unit="image", leave=False)
     seen = [(teacher(p.image, p.K), teacher.class_probabilities(p.image)) for p in shown]
-    return _Found([poses for poses, _ in seen], np.stack([classes for _, classes in seen]).astype(np.float32))
+    return Found([poses for poses, _ in seen], np.stack([classes for _, classes in seen]).astype(np.float32))
 
 
-def _is_apart(a: np.ndarray, b: np.ndarray, K: np.ndarray, diameter_m: float) -> bool:
-    """Whether two poses of an object are seen more than half its apparent diameter apart."""
-    (a_px, b_px), apparent_px = ((K @ T[:3, 3])[:2] / T[2, 3] for T in (a, b)), focal_px(K) * diameter_m / b[2, 3]
-    return bool(np.linalg.norm(a_px - b_px) > 0.5 * apparent_px)
-
-
-def _label(number: int, pose: PoseEstimate, K: np.ndarray, probability: float, weight: float) -> PseudoLabel:
+def make_label(number: int, pose: PoseEstimate, K: np.ndarray, probability: float, weight: float) -> PseudoLabel:
+    """What an estimate says of a photograph, by the photograph's number and K."""
     look = pose.look
     visible = look.views.visible[look.index].numpy()
     cells = round(len(visible) ** 0.5)

@@ -23,7 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px
-from glimpose.objects.search import NormalEquations
+from glimpose.objects.search import NormalEquations, stepped
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,8 @@ STEP_RAD = 0.1
 STEP_RADII = 0.3
 STEP_LOG_UNIT = 0.03
 """Standard deviations of such a step."""
+UNIT_STAYS = 1e-9
+"""The last of them, where the unit is to stay as it is."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ def part_placements(
         scene, left = _with_near(scene, sightings, K, objects)
         found = find_placements(left, scene.cam_T_scene, scene.unit_m, K, objects, PARTED_TOLERANCE)
         scene = replace(scene, placements=[*scene.placements, *found])
-        scene = fit_scene(scene, scene.shown(seen), objects, pull, PARTED_TRUSTS_PX, step_log_unit=1e-9)
+        scene = fit_scene(scene, scene.shown(seen), objects, pull, PARTED_TRUSTS_PX, step_log_unit=UNIT_STAYS)
     return _with_near(scene, sightings, K, objects)[0]
 
 
@@ -311,11 +313,9 @@ def fit_scene(
                 hessian[own, own] += H
                 gradient[own] += g
         step = np.linalg.solve(hessian, gradient)
-        for p, (turn, move) in enumerate(step[:-1].reshape(-1, 2, 3)):
-            pose = placements[p].scene_T_obj.copy()
-            pose[:3, :3] = Rotation.from_rotvec(turn).as_matrix() @ pose[:3, :3]
-            pose[:3, 3] += move * radius_m[p] / scene.unit_m
-            placements[p] = replace(placements[p], scene_T_obj=pose)
+        for p, own_step in enumerate(step[:-1].reshape(-1, 6)):
+            moved = stepped(placements[p].scene_T_obj, own_step, radius_m[p] / scene.unit_m)
+            placements[p] = replace(placements[p], scene_T_obj=moved)
         scene = replace(scene, placements=tuple(placements), unit_m=scene.unit_m * float(np.exp(step[-1])))
     return scene
 

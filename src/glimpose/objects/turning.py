@@ -19,7 +19,7 @@ from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.edges import EdgeMap, draw_edges, edge_support, pull_to_edges
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.search import NormalEquations, PoseSearch, make_pose, mask_fit, turn_to
-from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, StaticScene, fit_scene
+from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, UNIT_STAYS, Placement, StaticScene, fit_scene
 
 NUM_ROTATIONS = 1500
 """From everywhere, about 12 degrees apart."""
@@ -162,7 +162,7 @@ class _Turning:
         """Move a pose to where the edges are, all photographs at once; the unit stays."""
         scene = replace(self.scene, placements=[replace(self.placement, scene_T_obj=scene_T_obj)])
         seen = {(number, 0): entry for number, entry in edges.items()}
-        scene = fit_scene(scene, seen, self.objects, _EdgePull(self.search), trusts_px, step_log_unit=1e-9)
+        scene = fit_scene(scene, seen, self.objects, _EdgePull(self.search), trusts_px, step_log_unit=UNIT_STAYS)
         return scene.placements[0].scene_T_obj
 
     def is_other(self, a: np.ndarray, b: np.ndarray) -> bool:
