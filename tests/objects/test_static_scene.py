@@ -175,6 +175,10 @@ class Teacher:
         """Photograph in which all poses are hardly likely."""
         self.exact: set[int] = set()
         """Photographs in which it sees exactly where objects are, looking close."""
+        self.hidden: set[tuple[int, int]] = set()
+        """Photographs and objects that aren't seen in them."""
+        self.decoys: dict[tuple[int, int], np.ndarray] = {}
+        """By photograph and object, the pose of something else that is taken for it."""
 
     def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
         own = [s for s in self.sightings if s.photograph == image.flat[0]]
@@ -184,12 +188,14 @@ class Teacher:
         return np.stack([np.full((2, 2), p, np.float32) for p in (0.5, 0.2, 0.1, 0.1, 0.05, 0.05)])
 
     def verify(self, image: np.ndarray, K: np.ndarray, poses: list[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
-        off_m = [np.linalg.norm(self.truth[image.flat[0]][index][:3, 3] - pose[:3, 3]) for index, pose in poses]
-        looked = [
-            self.estimate(image.flat[0], K, index, pose, overlap=0.9 if off < 0.1 else 0.0)
-            for off, (index, pose) in zip(off_m, poses, strict=True)
-        ]
-        return [replace(pose, score=0.03) for pose in looked] if image.flat[0] == self.dim else looked
+        number, looked = image.flat[0], []
+        for index, pose in poses:
+            decoy = self.decoys.get((number, index))
+            is_there = is_near(pose, self.truth[number][index]) and (number, index) not in self.hidden
+            is_taken = decoy is not None and is_near(pose, decoy)
+            estimate = self.estimate(number, K, index, pose, overlap=0.9 if is_there or is_taken else 0.0)
+            looked.append(replace(estimate, score=0.25) if is_taken else estimate)
+        return [replace(pose, score=0.03) for pose in looked] if number == self.dim else looked
 
     def pull(
         self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, trust_px: float
@@ -283,6 +289,35 @@ def test_one_photograph_is_enough_for_what_stands(objects: list[ObjectModel], mo
     assert label.weight > 0.9
     off_m = [np.linalg.norm(pose[:3, 3] - truth[21][2][:3, 3]) for pose in (label.cam_T_obj, found.cam_T_obj)]
     assert off_m[0] < 0.5 * off_m[1]
+
+
+@pytest.mark.parametrize("is_told_apart", [True, False])
+def test_what_is_taken_for_an_object_elsewhere_is_no_label(
+    objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch, is_told_apart: bool
+):
+    """Where the object is hidden, something else is taken for it; but also in photographs that show the object."""
+    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
+        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+    rng = np.random.default_rng(12)
+    sightings, cameras, truth = sighted(rng, [arrangement(rng, 5)], 20, 1.0)
+    teacher = Teacher(objects, sightings, truth)
+    for number, camera_ in cameras.items():
+        teacher.decoys[number, 2] = camera_.copy()  # in the middle of the table
+        teacher.decoys[number, 2][:3, 3] *= UNIT_M
+    teacher.hidden = {(number, 2) for number in range(12, 20)}
+    shown = range(20) if is_told_apart else range(12, 20)
+    sightings[:] = [s for s in sightings if (s.photograph, s.object_index) not in teacher.hidden]
+    sightings += [Sighting(number, 2, teacher.decoys[number, 2], 0.25) for number in shown]
+    if not is_told_apart:
+        teacher.decoys = {pair: pose for pair, pose in teacher.decoys.items() if pair in teacher.hidden}
+    photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(20)]
+    labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
+    labelled = {label.photograph for label in labels.labels if label.object_index == 2 and label.weight > 0}
+    assert labelled == set(range(12)) if is_told_apart else labelled > set(range(12))
+
+
+def is_near(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool(np.linalg.norm(a[:3, 3] - b[:3, 3]) < 0.1)
 
 
 def is_right(sighting: Sighting, truth: dict[int, np.ndarray]) -> bool:

@@ -1,4 +1,4 @@
-"""Edges: what a teacher sees the wrong way round in all photographs is turned, and what is off is moved, by them."""
+"""Edges: what is seen the wrong way round is turned, what is glimpsed is placed, and what is off is moved by them."""
 
 from dataclasses import replace
 
@@ -10,12 +10,17 @@ from scipy.spatial.transform import Rotation
 from glimpose.objects.catalogue import object_model
 from glimpose.objects.edges import EdgeMap, draw_edges, edge_support, pull_to_edges
 from glimpose.objects.evidence import Evidence
+from glimpose.objects.glimpsed import IN_A_ROW, Glimpse, find_glimpses, place_glimpsed, surest_first
 from glimpose.objects.search import PoseSearch, SearchConfig
-from glimpose.objects.static_scene import Placement, StaticScene
+from glimpose.objects.standing import Stand, Standing, Support
+from glimpose.objects.standing_scene import StandingScene
+from glimpose.objects.static_scene import Placement, Sighting, StaticScene
 from glimpose.objects.turning import fit_to_edges, turn_objects
 from glimpose.render.mesh import Mesh, box_mesh
 
 UNIT_M = 0.4
+HEIGHT_M = 0.05
+"""Of the middle of its body above what it stands on."""
 HALF_TURN = Rotation.from_euler("z", 180, degrees=True).as_matrix()
 
 
@@ -123,3 +128,80 @@ def test_edges_are_supported_where_they_are(jug: Parts, search: PoseSearch):
     away[0, 3] += 2
     assert draw_edges(search.renderer, jug.meshes[0], away, edges, model.diameter_m) is None
     assert edge_support(edges, None, 1) == 0
+
+
+@pytest.fixture
+def standing(jug: Parts) -> StandingScene:
+    """The jug stands upright, half its body's height above a support."""
+    stands = Standing((Stand((0.0, 0.0, 1.0), HEIGHT_M),))
+    return StandingScene(Support(np.array([0.0, 0.0, 1.0]), -HEIGHT_M), UNIT_M, (stands,), jug.objects)
+
+
+def sighted(
+    number: int, at_m: np.ndarray, rng: np.random.Generator, score: float = 0.1, nearer: float = 1.0
+) -> Sighting:
+    """Turned anyhow, about where it is."""
+    place = turned(Rotation.random(random_state=rng).as_matrix())
+    place[:3, 3] = at_m / UNIT_M
+    scene = scene_of(12, place)
+    pose = scene.cam_T_obj(number, scene.placements[0])
+    pose[:3, 3] *= nearer
+    return Sighting(number, 0, pose, score)
+
+
+def test_glimpses_are_gathered_by_where_they_are(standing: StandingScene):
+    """However far away they seem to be; what is much too near, unlikely, or too seldom isn't one."""
+    rng = np.random.default_rng(0)
+    here, there = np.array([0.02, -0.01, 0.0]), np.array([-0.2, 0.1, 0.0])
+    sightings = [sighted(number, here, rng, nearer=rng.uniform(0.93, 1.07)) for number in range(8)]
+    sightings += [sighted(number, there, rng) for number in (9, 10, 11)]
+    sightings += [
+        sighted(8, here, rng, nearer=0.7),
+        sighted(9, here, rng, score=0.01),
+        sighted(10, np.array([0.2, 0.2, 0.0]), rng),
+    ]
+    cameras = scene_of(12, np.eye(4)).cam_T_scene
+    glimpses = find_glimpses(sightings, cameras, standing)
+    assert [glimpse.photographs for glimpse in glimpses] == [(0, 1, 2, 3, 4, 5), (3, 4, 5, 6, 7), (9, 10, 11)]
+    assert len(glimpses[0].photographs) == IN_A_ROW
+    for glimpse, place in zip(glimpses, (here, here, there), strict=True):
+        np.testing.assert_allclose(glimpse.foot_m, place - [0, 0, HEIGHT_M], atol=1e-9)
+    unknown = replace(standing, standings=(Standing(),))
+    assert not find_glimpses(sightings, cameras, unknown)
+
+
+@pytest.mark.parametrize("is_blank", [False, True])
+def test_edges_tell_which_way_round_it_stands(jug: Parts, search: PoseSearch, standing: StandingScene, is_blank: bool):
+    """From a place that is off by a sixth of the jug; blank pictures tell nothing."""
+    pose = turned(Rotation.from_euler("z", 130, degrees=True).as_matrix())
+    truth = scene_of(5, pose)
+
+    def evidence(number: int, _: np.ndarray) -> Evidence:
+        there = truth.cam_T_obj(number, truth.placements[0])
+        seen = photographed(jug, there, there, number)
+        return replace(seen, crop=np.full_like(seen.crop, 128)) if is_blank else seen
+
+    glimpse = Glimpse(0, np.array([0.015, -0.01, -HEIGHT_M]), tuple(range(5)))
+    found = place_glimpsed(glimpse, evidence, truth, standing, search)
+    if is_blank:
+        assert found is None
+        return
+    assert found is not None
+    assert np.rad2deg(Rotation.from_matrix(found.scene_T_obj[:3, :3].T @ pose[:3, :3]).magnitude()) < 4
+    assert UNIT_M * np.linalg.norm(found.scene_T_obj[:3, 3]) < 0.004
+    assert found.photographs == frozenset(range(5))
+
+
+def test_a_photograph_is_left_to_the_clearest_place():
+    placements = [
+        Placement(0, np.eye(4), frozenset({0, 1, 2, 3}), 0.04),
+        Placement(0, np.eye(4), frozenset({2, 3, 4, 5, 6}), 0.08),
+        Placement(0, np.eye(4), frozenset({5, 6, 7, 8, 9}), 0.06),
+        Placement(1, np.eye(4), frozenset({0, 1, 2}), 0.05),
+    ]
+    kept = surest_first(placements)
+    assert [(entry.object_index, sorted(entry.photographs)) for entry in kept] == [
+        (0, [2, 3, 4, 5, 6]),
+        (0, [7, 8, 9]),
+        (1, [0, 1, 2]),
+    ]

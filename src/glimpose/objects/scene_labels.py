@@ -1,6 +1,7 @@
 """Pseudo-labels of a scene that stands still: what many photographs agree on.
 
 sightings ── places, exact ones, parted ones ── how objects stand ── places that one photograph shows ── labels
+                                                                  └─ places where objects are glimpsed ─┘
 """
 
 import logging
@@ -9,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+from tqdm import tqdm
 
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px, is_in_view
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.evidence import Evidence
+from glimpose.objects.glimpsed import find_glimpses, place_glimpsed, surest_first
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import Found, Labels, find, make_label
 from glimpose.objects.standing import Standing
@@ -45,6 +48,8 @@ LEAST_SIGHTED = 0.3
 """Probability of a pose, for one photograph to be enough to place an object that stands."""
 STOOD_TOLERANCE = 0.06
 """As `static_scene.TOLERANCE`, for poses that were moved to stand."""
+ELSEWHERE_DIAMETERS = 0.5
+"""From one place of an object to another, for it not to have been moved by little."""
 SAME_SIGHTING = 0.3
 """Diameters across the line of sight by which a sighting may be off to be one of a placement."""
 
@@ -57,9 +62,9 @@ def label_static_scene(
     ``cam_T_scene`` is by photograph, in any unit (`structure_from_motion.find_cameras`). Where photographs agree that
     an object stands, it is labelled in those that show it there, if need be by looking again; in others it may be
     hidden, or have been moved. Which way round it is, and where exactly, the photographs' edges tell. Where it's known
-    how objects stand, one photograph is enough. Labels weigh by the square of how likely they are, relative to the
-    object's others, and at most 1. Other poses weigh nothing; those of an object that is labelled elsewhere in the
-    photograph are mistaken.
+    how objects stand, one photograph is enough, and what is only glimpsed is labelled where edges tell how it stands.
+    Labels weigh by the square of how likely they are, relative to the object's others, and at most 1. Other poses weigh
+    nothing; those of an object that is labelled elsewhere in the photograph are mistaken.
     """
     found = find(teacher, photographs)
     sightings = [
@@ -75,13 +80,22 @@ def label_static_scene(
         scene, seen = _stood(scene, seen, learned, found, teacher, photographs)
         learned = _standing(scene, seen, found, teacher) or learned
         standings = learned.standings
+    recognised = len(scene.placements)
+    if learned is not None:
+        scene, seen = _glimpsed(scene, seen, learned, sightings, teacher, photographs)
+
+    def alike(p: int) -> tuple[int, int]:
+        # What the teacher sees the wrong way round it believes little everywhere: that tells of a photograph only
+        # compared with others of the same place.
+        return (scene.placements[p].object_index, -1 if p < recognised else p)
+
     scores = defaultdict(list)
     for (_, p), pose in seen.items():
-        scores[scene.placements[p].object_index].append(pose.score)
+        scores[alike(p)].append(pose.score)
     labels = []
     for (number, p), pose in seen.items():
         # Less likely than the object's others: most often it was moved. Half as likely teaches a quarter.
-        weight = min(1.0, pose.score / float(np.mean(scores[scene.placements[p].object_index]))) ** 2
+        weight = min(1.0, pose.score / float(np.mean(scores[alike(p)]))) ** 2
         labels.append(make_label(number, pose, photographs[number].K, pose.score, weight))
     known = {(label.photograph, label.object_index): label for label in labels}
     mistaken = []
@@ -114,15 +128,16 @@ def _settled(
     """Make places exact, and keep those that are believed; with what the teacher sees of them."""
     search, objects = teacher.search, teacher.objects
     assert search is not None
-    evidence = _evidence(_seen(scene, teacher, photographs))
+    evidence = _evidence(_likeliest(_looked(scene, teacher, photographs)))
     scene = fit_scene(scene, evidence, objects, search.pull)
     scene = turn_objects(scene, evidence, objects, search)
     scene = fit_to_edges(scene, evidence, objects, search)
-    scene = _parted(scene, _seen(scene, teacher, photographs), teacher, photographs)
-    scene, seen = _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True))
+    scene, looked = _without_decoys(scene, _looked(scene, teacher, photographs), objects)
+    scene = _parted(scene, _likeliest(looked), teacher, photographs)
+    scene, seen = _believed(scene, _seen(scene, teacher, photographs))
     # What isn't an object isn't of its size: once more, without.
     scene = fit_to_edges(scene, _evidence(seen), objects, search)
-    return _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True))
+    return _believed(scene, _seen(scene, teacher, photographs))
 
 
 def _parted(
@@ -146,13 +161,20 @@ def _parted(
 
 
 def _seen(
+    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph]
+) -> dict[tuple[int, int], PoseEstimate]:
+    """What the teacher sees in the photographs that agree with a placement, as `_likeliest` tells."""
+    return _likeliest(_looked(scene, teacher, photographs, among_agreeing=True))
+
+
+def _looked(
     scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph], among_agreeing: bool = False
 ) -> dict[tuple[int, int], PoseEstimate]:
-    """By photograph and number of the placement, what the teacher sees there; of an object's places the likeliest.
+    """By photograph and number of the placement, what the teacher sees there, if it's anything of the kind.
 
     In all photographs, or in those that agree with a placement.
     """
-    best: dict[tuple[int, int], tuple[int, PoseEstimate]] = {}  # by photograph and object
+    seen: dict[tuple[int, int], PoseEstimate] = {}
     for number in scene.cam_T_scene:
         image, K = photographs[number].image, photographs[number].K
         poses = [
@@ -162,12 +184,55 @@ def _seen(
         ]
         poses = [entry for entry in poses if is_in_view(entry[2], K, *image.shape[:2])]
         looked = teacher.verify(image, K, [(index, pose) for _, index, pose in poses])
-        for (p, index, _), pose in zip(poses, looked, strict=True):
+        for (p, _, _), pose in zip(poses, looked, strict=True):
             assert pose.agreement is not None
-            is_better = (number, index) not in best or pose.score > best[number, index][1].score
-            if pose.agreement.overlap >= LEAST_OVERLAP and is_better:
-                best[number, index] = (p, pose)
-    return {(number, p): pose for (number, _), (p, pose) in best.items()}
+            if pose.agreement.overlap >= LEAST_OVERLAP:
+                seen[number, p] = pose
+    return seen
+
+
+def _likeliest(looked: Mapping[tuple[int, int], PoseEstimate]) -> dict[tuple[int, int], PoseEstimate]:
+    """Of each object's places in a photograph the one that is believed most."""
+    best: dict[tuple[int, int], int] = {}  # by photograph and object
+    for number, p in sorted(looked, key=lambda pair: looked[pair].score):
+        best[number, looked[number, p].look.detection.object_index] = p
+    return {(number, p): looked[number, p] for (number, _), p in sorted(best.items())}
+
+
+def _without_decoys(
+    scene: StaticScene, looked: Mapping[tuple[int, int], PoseEstimate], objects: Sequence[ObjectModel]
+) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
+    """Set places aside where something is taken for an object also while that is known to be elsewhere.
+
+    The surest of an object's places is none; the others are held against surer ones, which aren't.
+    """
+    seen = _likeliest(looked)
+    scores = defaultdict(list)
+    for (_, p), pose in seen.items():
+        scores[p].append(pose.score)
+    sureness = {p: float(np.mean(own)) for p, own in scores.items()}
+    genuine: list[int] = []
+    for p in sorted(sureness, key=lambda p: -sureness[p]):
+        placement = scene.placements[p]
+        model = objects[placement.object_index]
+        surer = [
+            q
+            for q in genuine
+            if scene.placements[q].object_index == placement.object_index
+            and scene.distance_m(scene.placements[q], placement) > ELSEWHERE_DIAMETERS * model.diameter_m
+        ]
+        elsewhere = [number for number, q in seen if q in surer]
+        there = [n for n in elsewhere if (n, p) in looked and looked[n, p].score > sureness[p] / 2]
+        if len(there) < LEAST_PHOTOGRAPHS:
+            genuine.append(p)
+        else:
+            logger.info(
+                "%s: something else is taken for it, in %d photographs that show it elsewhere", model.name, len(there)
+            )
+    kept = [p for p in range(len(scene.placements)) if p in genuine or p not in sureness]
+    decoys = [placement for p, placement in enumerate(scene.placements) if p not in kept]
+    scene = replace(scene, placements=[scene.placements[p] for p in kept], decoys=decoys)
+    return scene, {(number, kept.index(p)): pose for (number, p), pose in looked.items() if p in kept}
 
 
 def _evidence(seen: Mapping[tuple[int, int], PoseEstimate]) -> dict[tuple[int, int], Evidence]:
@@ -242,6 +307,8 @@ def _stood(
             pair = (number, pose.look.detection.object_index)
             if pair in placed or pair in evidence or pose.score < LEAST_SIGHTED:
                 continue
+            if _is_decoy(scene, *pair, pose.cam_T_obj, photographs, objects):
+                continue
             cam_T_obj, trust = standing.settle(scene.cam_T_scene[number], pair[1], pose.cam_T_obj)
             if trust > 0.5:
                 sightings.append(Sighting(*pair, cam_T_obj, pose.score))
@@ -268,7 +335,44 @@ def _stood(
     )
     scene = replace(scene, placements=[*scene.placements, *added.placements])
     scene = fit_to_edges(scene, _evidence(seen), objects, search, standing.pull)
-    return _believed(scene, _seen(scene, teacher, photographs, among_agreeing=True), least=1)
+    return _believed(scene, _seen(scene, teacher, photographs), least=1)
+
+
+def _glimpsed(
+    scene: StaticScene,
+    seen: Mapping[tuple[int, int], PoseEstimate],
+    standing: StandingScene,
+    sightings: Sequence[Sighting],
+    teacher: PoseEstimator,
+    photographs: Sequence[Photograph],
+) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
+    """Place what the teacher sees the wrong way round wherever it sees it, by how objects stand and by edges."""
+    search, objects = teacher.search, teacher.objects
+    assert search is not None
+    placed = {(number, scene.placements[p].object_index) for number, p in seen}
+    left = [
+        s
+        for s in sightings
+        if (s.photograph, s.object_index) not in placed
+        and s.photograph in scene.cam_T_scene
+        and not _is_decoy(scene, s.photograph, s.object_index, s.cam_T_obj, photographs, objects)
+    ]
+    placements = []
+    glimpses = find_glimpses(left, scene.cam_T_scene, standing)
+    for glimpse in tqdm(glimpses, desc="place what is glimpsed", unit="place", leave=False):
+
+        def evidence(number: int, cam_T_obj: np.ndarray, index: int = glimpse.object_index) -> Evidence:
+            photograph = photographs[number]
+            return teacher.verify(photograph.image, photograph.K, [(index, cam_T_obj)])[0].look.evidence()
+
+        placement = place_glimpsed(glimpse, evidence, scene, standing, search)
+        others = [other for other in scene.placements if other.object_index != glimpse.object_index]
+        if placement and all(go_together(placement, other, scene.unit_m, objects) for other in others):
+            placements.append(placement)
+    added = replace(scene, placements=surest_first(placements))
+    num = len(scene.placements)
+    more = {(number, num + p): pose for (number, p), pose in _seen(added, teacher, photographs).items()}
+    return replace(scene, placements=[*scene.placements, *added.placements]), {**seen, **more}
 
 
 def _believed(
@@ -282,6 +386,22 @@ def _believed(
     kept = [p for p in sorted(scores) if len(scores[p]) >= least and belief[p] >= LEAST_BELIEF]
     scene = replace(scene, placements=[scene.placements[p] for p in kept])
     return scene, {(number, kept.index(p)): pose for (number, p), pose in seen.items() if p in kept}
+
+
+def _is_decoy(
+    scene: StaticScene,
+    number: int,
+    index: int,
+    cam_T_obj: np.ndarray,
+    photographs: Sequence[Photograph],
+    objects: Sequence[ObjectModel],
+) -> bool:
+    """Whether a pose is where something else is taken for the object."""
+    return any(
+        not _is_apart(cam_T_obj, scene.cam_T_obj(number, decoy), photographs[number].K, objects[index].diameter_m)
+        for decoy in scene.decoys
+        if decoy.object_index == index
+    )
 
 
 def _is_apart(a: np.ndarray, b: np.ndarray, K: np.ndarray, diameter_m: float) -> bool:

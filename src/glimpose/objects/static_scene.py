@@ -95,6 +95,12 @@ class StaticScene:
     unit_m: float
     """The scene's unit in metres."""
     placements: Sequence[Placement]
+    decoys: Sequence[Placement] = ()
+    """Where something else stands that is taken for an object."""
+
+    def distance_m(self, a: Placement, b: Placement) -> float:
+        """Between two places' origins."""
+        return self.unit_m * float(np.linalg.norm(a.scene_T_obj[:3, 3] - b.scene_T_obj[:3, 3]))
 
     def cam_T_obj(self, photograph: int, placement: Placement) -> np.ndarray:
         """Pose of a placed object as seen from a photograph's camera, metres."""

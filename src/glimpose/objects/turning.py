@@ -26,11 +26,14 @@ NUM_ROTATIONS = 1500
 NUM_COMPARED = 300
 """Whose outlines fit masks best: they are compared with edges."""
 NUM_MOVED = 12
-DISTINCT_DEG = 15.0
-"""By which those that are moved differ."""
+DISTINCT_DEG = 14.0
+DISTINCT_DIAMETERS = 0.14
+"""By which those that are moved differ: turned or moved by more."""
 MOST_PHOTOGRAPHS = 12
 TO_COMPARE = 6
 """Photographs by whose edges rotations are compared."""
+COMPARED_PX = 3
+"""How far from where they are drawn edges may be there."""
 BLURRED_PX, SHARP_PX = 2.0, 1.0
 """Gaussian, of pictures."""
 BLURRED_TRUSTS_PX = (8.0, 8.0, 6.0, 6.0, 4.0, 4.0, 3.0, 3.0)
@@ -79,7 +82,7 @@ def turn_objects(
         shown = shown[:: -(-len(shown) // MOST_PHOTOGRAPHS) or 1]
         own = {number: evidence[number, p] for number in shown}
         if len(own) >= LEAST_PHOTOGRAPHS:
-            placement = _Turning(scene, placement, own, objects, search).turned(rotations)
+            placement = Turning(scene, placement, own, objects, search).turned(rotations)
         placements.append(placement)
     return replace(scene, placements=placements)
 
@@ -96,7 +99,7 @@ class _EdgePull:
         return pull_to_edges(edges, contour, cam_T_obj, model.diameter_m / 2, trust_px)
 
 
-class _Turning:
+class Turning:
     """One placement among its alternatives."""
 
     def __init__(
@@ -106,9 +109,10 @@ class _Turning:
         evidence: Mapping[int, Evidence],
         objects: Sequence[ObjectModel],
         search: PoseSearch,
+        hold: Callable[[Placement], NormalEquations] | None = None,
     ) -> None:
         self.scene, self.placement, self.evidence = replace(scene, placements=[placement]), placement, evidence
-        self.objects, self.search = objects, search
+        self.objects, self.search, self.hold = objects, search, hold
         self.model = objects[placement.object_index]
         self.blurred, self.sharp = (
             {number: EdgeMap.of(entry.crop, entry.K, blur_px) for number, entry in evidence.items()}
@@ -118,16 +122,24 @@ class _Turning:
     def turned(self, rotations: np.ndarray) -> Placement:
         """The placement as edges have it, if they do clearly."""
         now = self.placement.scene_T_obj
-        some = dict(list(self.blurred.items())[:: -(-len(self.blurred) // TO_COMPARE)])
         compared = [make_pose(rotation, now[:3, 3]) for rotation in rotations[self.fitting(rotations)]]
-        support = [self.support(pose, some, 4) for pose in compared]
-        moved = [now]
+        best = self.chosen(compared, now)
+        return best if best.margin > LEAST_MARGIN else self.placement
+
+    def chosen(self, poses: Sequence[np.ndarray], now: np.ndarray | None = None) -> Placement:
+        """Where most edges are, starting from poses in the scene's frame, and by how much more than elsewhere.
+
+        ``now`` is started from, too, however few edges are there.
+        """
+        some = dict(list(self.blurred.items())[:: -(-len(self.blurred) // TO_COMPARE)])
+        support = [self.support(pose, some, COMPARED_PX) for pose in poses]
+        moved = [] if now is None else [now]
+        fitted = [self.fitted(pose, self.sharp, SHARP_TRUSTS_PX) for pose in moved]
         for i in np.argsort(-np.array(support)):
-            if all(_turn_deg(compared[i], other) > DISTINCT_DEG for other in moved):
-                moved.append(compared[i])
+            if all(self.is_distinct(poses[i], other) for other in moved):
+                moved.append(poses[i])
             if len(moved) == NUM_MOVED:
                 break
-        fitted = [self.fitted(now, self.sharp, SHARP_TRUSTS_PX)]
         for pose in moved:
             near = self.fitted(pose, self.blurred, BLURRED_TRUSTS_PX)
             fitted.append(self.fitted(near, self.sharp, SHARP_TRUSTS_PX))
@@ -135,7 +147,7 @@ class _Turning:
         best = fitted[int(np.argmax(support))]
         others = [value for value, pose in zip(support, fitted, strict=True) if self.is_other(pose, best)]
         margin = min(max(support) - max(others), MOST_MARGIN) if others else UNRIVALLED
-        return replace(self.placement, scene_T_obj=best, margin=margin) if margin > LEAST_MARGIN else self.placement
+        return replace(self.placement, scene_T_obj=best, margin=margin)
 
     def fitting(self, rotations: np.ndarray) -> np.ndarray:
         """Which rotations have outlines that fit masks best, by the nearest drawn view of each."""
@@ -162,8 +174,14 @@ class _Turning:
         """Move a pose to where the edges are, all photographs at once; the unit stays."""
         scene = replace(self.scene, placements=[replace(self.placement, scene_T_obj=scene_T_obj)])
         seen = {(number, 0): entry for number, entry in edges.items()}
-        scene = fit_scene(scene, seen, self.objects, _EdgePull(self.search), trusts_px, step_log_unit=UNIT_STAYS)
+        pull = _EdgePull(self.search)
+        scene = fit_scene(scene, seen, self.objects, pull, trusts_px, step_log_unit=UNIT_STAYS, hold=self.hold)
         return scene.placements[0].scene_T_obj
+
+    def is_distinct(self, a: np.ndarray, b: np.ndarray) -> bool:
+        """Whether it's worth while to start from both."""
+        off_m = self.scene.unit_m * np.linalg.norm(a[:3, 3] - b[:3, 3])
+        return bool(off_m > DISTINCT_DIAMETERS * self.model.diameter_m or _turn_deg(a, b) > DISTINCT_DEG)
 
     def is_other(self, a: np.ndarray, b: np.ndarray) -> bool:
         """Whether two poses clearly differ, as symmetries have it."""

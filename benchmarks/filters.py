@@ -1,0 +1,94 @@
+"""What it's worth to filter pseudo-labels, and by what: one round of adaptation each, everything else alike.
+
+    python benchmarks/filters.py configs/objects/lmo.toml --checkpoint weights/lmo-supervised.safetensors \\
+        --out filters --dataset LMO --split val --targets LMO/val_targets_bop19.json \\
+        --models LMO/models --camera LMO/camera.json \\
+        self_supervision.photographs=LMO/adapt self_supervision.camera=LMO/camera.json [KEY=VALUE ...]
+
+Photographs are judged one by one (`self_supervision.static_scene` stays false). Runs `glimpose adapt`, `predict` and
+`evaluate`; when started again, goes on where it stopped. Prints a Markdown table.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from glimpose.objects.pseudo_labels import Labels
+
+FILTERS = {
+    "none": "none",
+    "visual, soft": "visual",
+    "geometric, soft": "geometric",
+    "both, soft": "both",
+    "visual, hard": "visual",
+    "geometric, hard": "geometric",
+    "both, hard": "both",
+}
+"""What each is judged by."""
+
+
+def main() -> None:
+    """Adapt with each filter, and score what comes of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--dataset", type=Path, required=True)
+    parser.add_argument("--split", default="val")
+    parser.add_argument("--targets", type=Path, required=True)
+    parser.add_argument("--models", type=Path, required=True)
+    parser.add_argument("--camera", type=Path, required=True)
+    parser.add_argument("--filters", nargs="+", choices=FILTERS, default=list(FILTERS))
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
+    args = parser.parse_intermixed_args()
+
+    print("| filter | labels' mean weight | ADD(-S) 0.1 d | AR_MSSD | AR_MSPD | score AUC |\n|---|---|---|---|---|---|")
+    print(row("before", score(args, args.checkpoint, args.out / "before")), flush=True)
+    for name in args.filters:
+        folder = args.out / name.replace(", ", "-")
+        adapted = folder / "adapted.safetensors"
+        if not adapted.exists():
+            kind = "hard" if name.endswith("hard") else "soft"
+            chosen = [f"self_supervision.filter.measures={FILTERS[name]}", f"self_supervision.filter.kind={kind}"]
+            chosen += ["self_supervision.rounds=1", f"data.models={args.models}", *args.overrides]
+            run("adapt", args.config, "--checkpoint", args.checkpoint, "--out", folder, "--resume", *chosen)
+        print(row(name, score(args, adapted, folder), folder), flush=True)
+
+
+def run(*arguments: str | Path) -> None:
+    """Run a glimpose command; where it fails, so does this."""
+    result = subprocess.run([sys.executable, "-m", "glimpose.cli", *map(str, arguments)])
+    if result.returncode:
+        sys.exit(result.returncode)
+
+
+def score(args: argparse.Namespace, weights: Path, folder: Path) -> dict:
+    """Predict and evaluate, unless that was done before."""
+    summary = folder / "scores" / "summary.json"
+    if not summary.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        poses, photographs = folder / "poses.csv", args.dataset / args.split
+        looking = ["--camera", args.camera, "--models", args.models, "--search", "--instances", "1"]
+        run("predict", weights, photographs, *looking, "--out", poses)
+        wanted = ["--dataset", args.dataset, "--split", args.split, "--targets", args.targets]
+        run("evaluate", poses, *wanted, "--out", folder / "scores")
+    return json.loads(summary.read_text())
+
+
+def row(name: str, summary: dict, folder: Path | None = None) -> str:
+    """One line of the table."""
+    weight = "" if folder is None else f"{mean_weight(folder):.2f}"
+    told = [f"{100 * summary[key]:.1f}" for key in ("ADD_S_0.1d", "AR_MSSD", "AR_MSPD")]
+    return "| " + " | ".join([name, weight, *told, f"{summary['score_auc']:.2f}"]) + " |"
+
+
+def mean_weight(folder: Path) -> float:
+    """How far the round's labels were believed."""
+    labels = Labels.load(folder / "round-1" / "labels.safetensors").labels
+    return sum(entry.weight for entry in labels) / len(labels)
+
+
+if __name__ == "__main__":
+    main()
