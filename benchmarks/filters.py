@@ -40,13 +40,13 @@ def main() -> None:
     parser.add_argument("--targets", type=Path, required=True)
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--camera", type=Path, required=True)
-    parser.add_argument("--filters", nargs="+", choices=FILTERS, default=list(FILTERS))
+    parser.add_argument("--filter", action="append", choices=FILTERS, help="once or more; all where left out")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     args = parser.parse_intermixed_args()
 
     print("| filter | labels' mean weight | ADD(-S) 0.1 d | AR_MSSD | AR_MSPD | score AUC |\n|---|---|---|---|---|---|")
     print(row("before", score(args, args.checkpoint, args.out / "before")), flush=True)
-    for name in args.filters:
+    for name in args.filter or FILTERS:
         folder = args.out / name.replace(", ", "-")
         adapted = folder / "adapted.safetensors"
         if not adapted.exists():

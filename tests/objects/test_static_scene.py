@@ -11,6 +11,7 @@ from glimpose.objects.agreement import Agreement
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.estimator import Detection, Look, PoseEstimate
 from glimpose.objects.evidence import Evidence, GazeViews
+from glimpose.objects.glimpsed import Glimpse
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.scene_labels import label_static_scene
 from glimpose.objects.static_scene import (
@@ -175,6 +176,8 @@ class Teacher:
         """Photograph in which all poses are hardly likely."""
         self.exact: set[int] = set()
         """Photographs in which it sees exactly where objects are, looking close."""
+        self.faint: set[tuple[int, int]] = set()
+        """Photographs and objects whose poses it hardly believes."""
         self.hidden: set[tuple[int, int]] = set()
         """Photographs and objects that aren't seen in them."""
         self.decoys: dict[tuple[int, int], np.ndarray] = {}
@@ -194,7 +197,8 @@ class Teacher:
             is_there = is_near(pose, self.truth[number][index]) and (number, index) not in self.hidden
             is_taken = decoy is not None and is_near(pose, decoy)
             estimate = self.estimate(number, K, index, pose, overlap=0.9 if is_there or is_taken else 0.0)
-            looked.append(replace(estimate, score=0.25) if is_taken else estimate)
+            score = 0.25 if is_taken else 0.04 if (number, index) in self.faint else estimate.score
+            looked.append(replace(estimate, score=score))
         return [replace(pose, score=0.03) for pose in looked] if number == self.dim else looked
 
     def pull(
@@ -314,6 +318,36 @@ def test_what_is_taken_for_an_object_elsewhere_is_no_label(
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
     labelled = {label.photograph for label in labels.labels if label.object_index == 2 and label.weight > 0}
     assert labelled == set(range(12)) if is_told_apart else labelled > set(range(12))
+
+
+def test_what_is_glimpsed_is_labelled_where_edges_have_it(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
+    """Turned otherwise in each photograph, it's in no place; once it is, doubt about all of it alike is none."""
+    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
+        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+    rng = np.random.default_rng(13)
+    places = [arrangement(rng, 5) for _ in range(3)]
+    sightings, cameras, truth = sighted(rng, places, 7, 1.0, 0.01)
+    teacher = Teacher(objects, [], truth)
+    teacher.faint = {(number, 3) for number in range(7)}
+    for s in sightings:
+        pose = s.cam_T_obj.copy()
+        if (s.photograph, s.object_index) in teacher.faint:
+            pose[:3, :3] = Rotation.random(random_state=rng).as_matrix()
+        teacher.sightings.append(replace(s, cam_T_obj=pose, score=0.2))
+    asked = []
+
+    def by_edges(glimpse: Glimpse, evidence: object, scene: StaticScene, *_: object) -> Placement:
+        asked.append(glimpse)
+        return Placement(3, in_units(places[0][3]), frozenset(glimpse.photographs), 0.1)
+
+    monkeypatch.setattr("glimpose.objects.scene_labels.place_glimpsed", by_edges)
+    photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(21)]
+    labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
+    assert [glimpse.object_index for glimpse in asked] == [3, 3]
+    weights = {
+        label.photograph: label.weight for label in labels.labels if label.object_index == 3 and label.weight > 0
+    }
+    assert weights == dict.fromkeys(range(21), 1.0)
 
 
 def is_near(a: np.ndarray, b: np.ndarray) -> bool:

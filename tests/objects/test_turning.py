@@ -192,16 +192,19 @@ def test_edges_tell_which_way_round_it_stands(jug: Parts, search: PoseSearch, st
     assert found.photographs == frozenset(range(5))
 
 
-def test_a_photograph_is_left_to_the_clearest_place():
+def test_a_photograph_is_left_to_the_clearest_place(jug: Parts):
+    here, nearly = np.eye(4), turned(Rotation.from_euler("z", 3, degrees=True).as_matrix())
+    there = turned(Rotation.from_euler("z", 40, degrees=True).as_matrix())
     placements = [
-        Placement(0, np.eye(4), frozenset({0, 1, 2, 3}), 0.04),
-        Placement(0, np.eye(4), frozenset({2, 3, 4, 5, 6}), 0.08),
-        Placement(0, np.eye(4), frozenset({5, 6, 7, 8, 9}), 0.06),
-        Placement(1, np.eye(4), frozenset({0, 1, 2}), 0.05),
+        Placement(0, here, frozenset({0, 1, 2, 3}), 0.04),
+        Placement(0, there, frozenset({2, 3, 4, 5, 6}), 0.08),
+        Placement(0, here, frozenset({5, 6, 7, 8, 9}), 0.06),
+        Placement(0, nearly, frozenset({8, 9, 10}), 0.05),
+        Placement(1, here, frozenset({0, 1, 2}), 0.05),
     ]
-    kept = surest_first(placements)
+    kept = surest_first(placements, UNIT_M, [jug.objects[0], jug.objects[0]])
     assert [(entry.object_index, sorted(entry.photographs)) for entry in kept] == [
         (0, [2, 3, 4, 5, 6]),
-        (0, [7, 8, 9]),
+        (0, [0, 1, 7, 8, 9, 10]),
         (1, [0, 1, 2]),
     ]

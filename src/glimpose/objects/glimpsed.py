@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.search import PoseSearch, make_pose
 from glimpose.objects.standing import Stand
@@ -31,6 +32,9 @@ IN_A_ROW = 6
 TURNS = 24
 SHIFTS_DIAMETERS = (-0.2, -0.1, 0.0, 0.1, 0.2)
 """By which places to try are apart, both ways."""
+SAME_RAD = np.deg2rad(6)
+SAME_DIAMETERS = 0.05
+"""By which poses found by the edges of other photographs may differ to be one place."""
 
 
 @dataclass(frozen=True)
@@ -85,15 +89,29 @@ def place_glimpsed(
     return found if found.margin > LEAST_MARGIN else None
 
 
-def surest_first(placements: Sequence[Placement]) -> list[Placement]:
-    """Leave each of one object's photographs to the place that edges tell most clearly."""
+def surest_first(placements: Sequence[Placement], unit_m: float, objects: Sequence[ObjectModel]) -> list[Placement]:
+    """Leave each of one object's photographs to the place that edges tell most clearly; those that are the same, join.
+
+    Where too few are left, there is no place.
+    """
     kept: list[Placement] = []
     for placement in sorted(placements, key=lambda placement: -placement.margin):
-        taken = [other.photographs for other in kept if other.object_index == placement.object_index]
-        left = placement.photographs.difference(*taken)
-        if len(left) >= LEAST_PHOTOGRAPHS:
+        model = objects[placement.object_index]
+        own = [k for k, other in enumerate(kept) if other.object_index == placement.object_index]
+        left = placement.photographs.difference(*(kept[k].photographs for k in own))
+        same = [k for k in own if _is_same(placement.scene_T_obj, kept[k].scene_T_obj, unit_m, model)]
+        if same:
+            kept[same[0]] = replace(kept[same[0]], photographs=kept[same[0]].photographs | left)
+        elif len(left) >= LEAST_PHOTOGRAPHS:
             kept.append(replace(placement, photographs=left))
     return kept
+
+
+def _is_same(a: np.ndarray, b: np.ndarray, unit_m: float, model: ObjectModel) -> bool:
+    """Whether two poses, in the scene's frame and unit, are one."""
+    turns_rad = Rotation.from_matrix((a @ model.symmetries.numpy())[:, :3, :3].mT @ b[:3, :3]).magnitude()
+    off_m = unit_m * np.linalg.norm(a[:3, 3] - b[:3, 3])
+    return bool(turns_rad.min() < SAME_RAD and off_m < SAME_DIAMETERS * model.diameter_m)
 
 
 def _foot_m(sighting: Sighting, cam_T_scene: np.ndarray, stand: Stand, standing: StandingScene) -> np.ndarray | None:

@@ -369,7 +369,7 @@ def _glimpsed(
         others = [other for other in scene.placements if other.object_index != glimpse.object_index]
         if placement and all(go_together(placement, other, scene.unit_m, objects) for other in others):
             placements.append(placement)
-    added = replace(scene, placements=surest_first(placements))
+    added = replace(scene, placements=surest_first(placements, scene.unit_m, objects))
     num = len(scene.placements)
     more = {(number, num + p): pose for (number, p), pose in _seen(added, teacher, photographs).items()}
     return replace(scene, placements=[*scene.placements, *added.placements]), {**seen, **more}
