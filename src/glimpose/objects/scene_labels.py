@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px, is_in_view
+from glimpose.objects.decoys import likeliest, tell_decoys
 from glimpose.objects.estimator import PoseEstimate, PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.glimpsed import find_glimpses, place_glimpsed, surest_first
@@ -48,8 +49,6 @@ LEAST_SIGHTED = 0.3
 """Probability of a pose, for one photograph to be enough to place an object that stands."""
 STOOD_TOLERANCE = 0.06
 """As `static_scene.TOLERANCE`, for poses that were moved to stand."""
-ELSEWHERE_DIAMETERS = 0.5
-"""From one place of an object to another, for it not to have been moved by little."""
 SAME_SIGHTING = 0.3
 """Diameters across the line of sight by which a sighting may be off to be one of a placement."""
 
@@ -75,28 +74,25 @@ def label_static_scene(
     scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
     scene, seen = _settled(scene, teacher, photographs)
     standings: tuple[Standing, ...] = ()
+    recognised = len(scene.placements)
     learned = _standing(scene, seen, found, teacher)
     if learned is not None:
         scene, seen = _stood(scene, seen, learned, found, teacher, photographs)
         learned = _standing(scene, seen, found, teacher) or learned
-        standings = learned.standings
-    recognised = len(scene.placements)
-    if learned is not None:
+        standings, recognised = learned.standings, len(scene.placements)
         scene, seen = _glimpsed(scene, seen, learned, sightings, teacher, photographs)
-
-    def alike(p: int) -> tuple[int, int]:
-        # What the teacher sees the wrong way round it believes little everywhere: that tells of a photograph only
-        # compared with others of the same place.
-        return (scene.placements[p].object_index, -1 if p < recognised else p)
-
-    scores = defaultdict(list)
-    for (_, p), pose in seen.items():
-        scores[alike(p)].append(pose.score)
-    labels = []
-    for (number, p), pose in seen.items():
-        # Less likely than the object's others: most often it was moved. Half as likely teaches a quarter.
-        weight = min(1.0, pose.score / float(np.mean(scores[alike(p)]))) ** 2
-        labels.append(make_label(number, pose, photographs[number].K, pose.score, weight))
+    for p, placement in enumerate(scene.placements):
+        logger.info(
+            "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
+            teacher.objects[placement.object_index].name,
+            len(placement.photographs),
+            placement.margin,
+            sum(q == p for _, q in seen),
+        )
+    weights = _weights(scene, seen, recognised)
+    labels = [
+        make_label(pair[0], pose, photographs[pair[0]].K, pose.score, weights[pair]) for pair, pose in seen.items()
+    ]
     known = {(label.photograph, label.object_index): label for label in labels}
     mistaken = []
     background = found.classes[:, 0].copy()
@@ -111,15 +107,22 @@ def label_static_scene(
     for (number, index), standing in known.items():
         # It stands where it's labelled, so what else looks like it isn't it.
         background[number] += standing.weight * found.classes[number, 1 + index]
-    for p, placement in enumerate(scene.placements):
-        logger.info(
-            "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
-            teacher.objects[placement.object_index].name,
-            len(placement.photographs),
-            placement.margin,
-            sum(q == p for _, q in seen),
-        )
     return Labels(labels, background, mistaken, standings)
+
+
+def _weights(
+    scene: StaticScene, seen: Mapping[tuple[int, int], PoseEstimate], recognised: int
+) -> dict[tuple[int, int], float]:
+    """How much labels teach, by photograph and number of the placement; the first placements were recognised.
+
+    Less likely than the object's others, it was most often moved; half as likely teaches a quarter. What is glimpsed,
+    the teacher believes little everywhere: that tells something only compared with the same place's other photographs.
+    """
+    scores = defaultdict(list)
+    group = [placement.object_index if p < recognised else -1 - p for p, placement in enumerate(scene.placements)]
+    for (_, p), pose in seen.items():
+        scores[group[p]].append(pose.score)
+    return {(n, p): min(1.0, pose.score / float(np.mean(scores[group[p]]))) ** 2 for (n, p), pose in seen.items()}
 
 
 def _settled(
@@ -128,12 +131,15 @@ def _settled(
     """Make places exact, and keep those that are believed; with what the teacher sees of them."""
     search, objects = teacher.search, teacher.objects
     assert search is not None
-    evidence = _evidence(_likeliest(_looked(scene, teacher, photographs)))
+    evidence = _evidence(_likeliest(scene, _looked(scene, teacher, photographs)))
     scene = fit_scene(scene, evidence, objects, search.pull)
     scene = turn_objects(scene, evidence, objects, search)
     scene = fit_to_edges(scene, evidence, objects, search)
-    scene, looked = _without_decoys(scene, _looked(scene, teacher, photographs), objects)
-    scene = _parted(scene, _likeliest(looked), teacher, photographs)
+    looked = _looked(scene, teacher, photographs)
+    genuine, decoys = tell_decoys(scene, {pair: pose.score for pair, pose in looked.items()}, objects)
+    # Places of which nothing is seen are gone once they are parted.
+    seen = _likeliest(scene, {pair: pose for pair, pose in looked.items() if pair[1] in genuine})
+    scene = _parted(replace(scene, decoys=decoys), seen, teacher, photographs)
     scene, seen = _believed(scene, _seen(scene, teacher, photographs))
     # What isn't an object isn't of its size: once more, without.
     scene = fit_to_edges(scene, _evidence(seen), objects, search)
@@ -164,7 +170,7 @@ def _seen(
     scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph]
 ) -> dict[tuple[int, int], PoseEstimate]:
     """What the teacher sees in the photographs that agree with a placement, as `_likeliest` tells."""
-    return _likeliest(_looked(scene, teacher, photographs, among_agreeing=True))
+    return _likeliest(scene, _looked(scene, teacher, photographs, among_agreeing=True))
 
 
 def _looked(
@@ -191,48 +197,12 @@ def _looked(
     return seen
 
 
-def _likeliest(looked: Mapping[tuple[int, int], PoseEstimate]) -> dict[tuple[int, int], PoseEstimate]:
+def _likeliest(
+    scene: StaticScene, looked: Mapping[tuple[int, int], PoseEstimate]
+) -> dict[tuple[int, int], PoseEstimate]:
     """Of each object's places in a photograph the one that is believed most."""
-    best: dict[tuple[int, int], int] = {}  # by photograph and object
-    for number, p in sorted(looked, key=lambda pair: looked[pair].score):
-        best[number, looked[number, p].look.detection.object_index] = p
-    return {(number, p): looked[number, p] for (number, _), p in sorted(best.items())}
-
-
-def _without_decoys(
-    scene: StaticScene, looked: Mapping[tuple[int, int], PoseEstimate], objects: Sequence[ObjectModel]
-) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
-    """Set places aside where something is taken for an object also while that is known to be elsewhere.
-
-    The surest of an object's places is none; the others are held against surer ones, which aren't.
-    """
-    seen = _likeliest(looked)
-    scores = defaultdict(list)
-    for (_, p), pose in seen.items():
-        scores[p].append(pose.score)
-    sureness = {p: float(np.mean(own)) for p, own in scores.items()}
-    genuine: list[int] = []
-    for p in sorted(sureness, key=lambda p: -sureness[p]):
-        placement = scene.placements[p]
-        model = objects[placement.object_index]
-        surer = [
-            q
-            for q in genuine
-            if scene.placements[q].object_index == placement.object_index
-            and scene.distance_m(scene.placements[q], placement) > ELSEWHERE_DIAMETERS * model.diameter_m
-        ]
-        elsewhere = [number for number, q in seen if q in surer]
-        there = [n for n in elsewhere if (n, p) in looked and looked[n, p].score > sureness[p] / 2]
-        if len(there) < LEAST_PHOTOGRAPHS:
-            genuine.append(p)
-        else:
-            logger.info(
-                "%s: something else is taken for it, in %d photographs that show it elsewhere", model.name, len(there)
-            )
-    kept = [p for p in range(len(scene.placements)) if p in genuine or p not in sureness]
-    decoys = [placement for p, placement in enumerate(scene.placements) if p not in kept]
-    scene = replace(scene, placements=[scene.placements[p] for p in kept], decoys=decoys)
-    return scene, {(number, kept.index(p)): pose for (number, p), pose in looked.items() if p in kept}
+    best = likeliest(scene, {pair: pose.score for pair, pose in looked.items()})
+    return {pair: looked[pair] for pair in best}
 
 
 def _evidence(seen: Mapping[tuple[int, int], PoseEstimate]) -> dict[tuple[int, int], Evidence]:
