@@ -30,8 +30,8 @@ NEAR_DIAMETERS = 0.3
 IN_A_ROW = 6
 """Photographs that are looked at together; an object may have been moved after them. The next begin in their middle."""
 TURNS = 24
-SHIFTS_DIAMETERS = (-0.2, -0.1, 0.0, 0.1, 0.2)
-"""By which places to try are apart, both ways."""
+SHIFTS_DIAMETERS = (0.0, -0.1, 0.1, -0.2, 0.2)
+"""Both ways, of places to try; first the one where it's glimpsed, which pictures are cut out around."""
 SAME_RAD = np.deg2rad(6)
 SAME_DIAMETERS = 0.05
 """By which poses found by the edges of other photographs may differ to be one place."""
@@ -137,7 +137,10 @@ def _rows(numbers: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def _ways_to_stand(glimpse: Glimpse, standing: StandingScene) -> list[np.ndarray]:
-    """Poses in the scene's frame, metres: each stand, turned about what is up and moved on the support."""
+    """Poses in the scene's frame, metres: each stand, turned about what is up and moved on the support.
+
+    The first one stands where it's glimpsed.
+    """
     up, diameter_m = standing.support.up, standing.objects[glimpse.object_index].diameter_m
     across = np.linalg.svd(up[None])[2][1:]
     poses = []
