@@ -2,8 +2,7 @@
 
     python benchmarks/filters.py configs/objects/lmo.toml --checkpoint weights/lmo-supervised.safetensors \\
         --out filters --dataset LMO --split val --targets LMO/val_targets_bop19.json \\
-        --models LMO/models --camera LMO/camera.json \\
-        self_supervision.photographs=LMO/adapt self_supervision.camera=LMO/camera.json [KEY=VALUE ...]
+        --models LMO/models --camera LMO/camera.json self_supervision.photographs=LMO/adapt [KEY=VALUE ...]
 
 Photographs are judged one by one (`self_supervision.static_scene` stays false). Runs `glimpose adapt`, `predict` and
 `evaluate`; when started again, goes on where it stopped. Prints a Markdown table.
@@ -17,16 +16,8 @@ from pathlib import Path
 
 from glimpose.objects.pseudo_labels import Labels
 
-FILTERS = {
-    "none": "none",
-    "visual, soft": "visual",
-    "geometric, soft": "geometric",
-    "both, soft": "both",
-    "visual, hard": "visual",
-    "geometric, hard": "geometric",
-    "both, hard": "both",
-}
-"""What each is judged by."""
+FILTERS = ("none", *(f"{measures}-{kind}" for kind in ("soft", "hard") for measures in ("visual", "geometric", "both")))
+"""Measures, and kind where there are any."""
 
 
 def main() -> None:
@@ -47,12 +38,13 @@ def main() -> None:
     print("| filter | labels' mean weight | ADD(-S) 0.1 d | AR_MSSD | AR_MSPD | score AUC |\n|---|---|---|---|---|---|")
     print(row("before", score(args, args.checkpoint, args.out / "before")), flush=True)
     for name in args.filter or FILTERS:
-        folder = args.out / name.replace(", ", "-")
+        folder = args.out / name
         adapted = folder / "adapted.safetensors"
         if not adapted.exists():
-            kind = "hard" if name.endswith("hard") else "soft"
-            chosen = [f"self_supervision.filter.measures={FILTERS[name]}", f"self_supervision.filter.kind={kind}"]
-            chosen += ["self_supervision.rounds=1", f"data.models={args.models}", *args.overrides]
+            measures, _, kind = name.partition("-")
+            config = {"filter.measures": measures, "filter.kind": kind or "soft", "rounds": 1, "camera": args.camera}
+            chosen = [f"self_supervision.{key}={value}" for key, value in config.items()]
+            chosen += [f"data.models={args.models}", *args.overrides]
             run("adapt", args.config, "--checkpoint", args.checkpoint, "--out", folder, "--resume", *chosen)
         print(row(name, score(args, adapted, folder), folder), flush=True)
 

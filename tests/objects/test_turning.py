@@ -176,7 +176,7 @@ def test_edges_tell_which_way_round_it_stands(jug: Parts, search: PoseSearch, st
     pose = turned(Rotation.from_euler("z", 130, degrees=True).as_matrix())
     truth = scene_of(5, pose)
 
-    def evidence(number: int, _: np.ndarray) -> Evidence:
+    def evidence(number: int, _index: int, _pose: np.ndarray) -> Evidence:
         there = truth.cam_T_obj(number, truth.placements[0])
         seen = photographed(jug, there, there, number)
         return replace(seen, crop=np.full_like(seen.crop, 128)) if is_blank else seen

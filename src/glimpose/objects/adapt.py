@@ -194,11 +194,11 @@ class _Adaptation:
                 break
             best, teacher, now = student, pupil, after
         adapted = self.run_dir / "adapted.safetensors"
-        if not is_first_process():
-            return adapted
-        write_page(self.run_dir / "page.html", self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
-        kept = [labels for labels, r in zip(all_labels, rounds, strict=True) if r.is_kept]
-        self.save(adapted, best, len(kept), self.standings(best, kept[-1]) if kept else self.first.standings)
+        if is_first_process():
+            page = self.run_dir / "page.html"
+            write_page(page, self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
+            kept = [labels for labels, r in zip(all_labels, rounds, strict=True) if r.is_kept]
+            self.save(adapted, best, len(kept), self.standings(best, kept[-1]) if kept else self.first.standings)
         return adapted
 
     def label(self, teacher: PoseEstimator, path: Path, cam_T_scene: dict[int, np.ndarray]) -> Labels:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, StaticScene
+from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, StaticScene, distance_m
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def tell_decoys(
             q
             for q in genuine
             if scene.placements[q].object_index == placement.object_index
-            and scene.distance_m(scene.placements[q], placement) > ELSEWHERE_DIAMETERS * model.diameter_m
+            and distance_m(scene.placements[q], placement, scene.unit_m) > ELSEWHERE_DIAMETERS * model.diameter_m
         }
         elsewhere = [number for number, q in seen if q in surer]
         both = sum(scores.get((number, p), 0.0) > AS_LIKELY * usual[p] for number in elsewhere)

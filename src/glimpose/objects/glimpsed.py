@@ -19,7 +19,7 @@ from glimpose.objects.search import PoseSearch, make_pose
 from glimpose.objects.standing import Stand
 from glimpose.objects.standing_scene import StandingScene
 from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, Sighting, StaticScene
-from glimpose.objects.turning import LEAST_MARGIN, Turning
+from glimpose.objects.turning import LEAST_MARGIN, Turning, pose_gap
 
 LEAST_GLIMPSED = 0.03
 """Probability of a pose that may tell where its object is; of being right it tells nothing."""
@@ -32,7 +32,7 @@ IN_A_ROW = 6
 TURNS = 24
 SHIFTS_DIAMETERS = (0.0, -0.1, 0.1, -0.2, 0.2)
 """Both ways, of places to try; first the one where it's glimpsed, which pictures are cut out around."""
-SAME_RAD = np.deg2rad(6)
+SAME_DEG = 6.0
 SAME_DIAMETERS = 0.05
 """By which poses found by the edges of other photographs may differ to be one place."""
 
@@ -73,18 +73,21 @@ def find_glimpses(
 
 def place_glimpsed(
     glimpse: Glimpse,
-    evidence: Callable[[int, np.ndarray], Evidence],
+    evidence: Callable[[int, int, np.ndarray], Evidence],
     scene: StaticScene,
     standing: StandingScene,
     search: PoseSearch,
 ) -> Placement | None:
     """Where and which way round the glimpsed object stands, if edges tell it clearly; with how clearly.
 
-    ``evidence`` tells what is seen in a photograph about where the object has that pose, metres.
+    ``evidence`` tells what is seen in a photograph about where an object, by its index, has a pose, metres.
     """
     ways = [make_pose(pose[:3, :3], pose[:3, 3] / scene.unit_m) for pose in _ways_to_stand(glimpse, standing)]
     placement = Placement(glimpse.object_index, ways[0], frozenset(glimpse.photographs))
-    seen = {number: evidence(number, scene.cam_T_obj(number, placement)) for number in glimpse.photographs}
+    seen = {
+        number: evidence(number, glimpse.object_index, scene.cam_T_obj(number, placement))
+        for number in glimpse.photographs
+    }
     found = Turning(scene, placement, seen, standing.objects, search, standing.pull).chosen(ways)
     return found if found.margin > LEAST_MARGIN else None
 
@@ -99,19 +102,13 @@ def surest_first(placements: Sequence[Placement], unit_m: float, objects: Sequen
         model = objects[placement.object_index]
         own = [k for k, other in enumerate(kept) if other.object_index == placement.object_index]
         left = placement.photographs.difference(*(kept[k].photographs for k in own))
-        same = [k for k in own if _is_same(placement.scene_T_obj, kept[k].scene_T_obj, unit_m, model)]
+        gaps = {k: pose_gap(placement.scene_T_obj, kept[k].scene_T_obj, unit_m, model) for k in own}
+        same = [k for k, (off_diameters, deg) in gaps.items() if off_diameters < SAME_DIAMETERS and deg < SAME_DEG]
         if same:
             kept[same[0]] = replace(kept[same[0]], photographs=kept[same[0]].photographs | left)
         elif len(left) >= LEAST_PHOTOGRAPHS:
             kept.append(replace(placement, photographs=left))
     return kept
-
-
-def _is_same(a: np.ndarray, b: np.ndarray, unit_m: float, model: ObjectModel) -> bool:
-    """Whether two poses, in the scene's frame and unit, are one."""
-    turns_rad = Rotation.from_matrix((a @ model.symmetries.numpy())[:, :3, :3].mT @ b[:3, :3]).magnitude()
-    off_m = unit_m * np.linalg.norm(a[:3, 3] - b[:3, 3])
-    return bool(turns_rad.min() < SAME_RAD and off_m < SAME_DIAMETERS * model.diameter_m)
 
 
 def _foot_m(sighting: Sighting, cam_T_scene: np.ndarray, stand: Stand, standing: StandingScene) -> np.ndarray | None:

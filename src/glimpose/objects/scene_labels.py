@@ -26,6 +26,7 @@ from glimpose.objects.static_scene import (
     LEAST_PHOTOGRAPHS,
     PARTED_TRUSTS_PX,
     UNIT_STAYS,
+    Placement,
     Sighting,
     StaticScene,
     find_placements,
@@ -285,15 +286,7 @@ def _stood(
                 evidence[pair] = pose.look.evidence()
     K = [photograph.K for photograph in photographs]
     more = find_placements(sightings, scene.cam_T_scene, scene.unit_m, K, objects, STOOD_TOLERANCE, least=1)
-    more = [
-        placement
-        for placement in more
-        if all(
-            other.object_index == placement.object_index or go_together(other, placement, scene.unit_m, objects)
-            for other in scene.placements
-        )
-    ]
-    added = replace(scene, placements=more)
+    added = replace(scene, placements=[placement for placement in more if _has_room(placement, scene, objects)])
     added = fit_scene(
         added,
         added.shown(evidence),
@@ -327,18 +320,15 @@ def _glimpsed(
         and s.photograph in scene.cam_T_scene
         and not _is_decoy(scene, s.photograph, s.object_index, s.cam_T_obj, photographs, objects)
     ]
-    placements = []
+
+    def evidence(number: int, index: int, cam_T_obj: np.ndarray) -> Evidence:
+        photograph = photographs[number]
+        return teacher.verify(photograph.image, photograph.K, [(index, cam_T_obj)])[0].look.evidence()
+
     glimpses = find_glimpses(left, scene.cam_T_scene, standing)
-    for glimpse in tqdm(glimpses, desc="place what is glimpsed", unit="place", leave=False):
-
-        def evidence(number: int, cam_T_obj: np.ndarray, index: int = glimpse.object_index) -> Evidence:
-            photograph = photographs[number]
-            return teacher.verify(photograph.image, photograph.K, [(index, cam_T_obj)])[0].look.evidence()
-
-        placement = place_glimpsed(glimpse, evidence, scene, standing, search)
-        others = [other for other in scene.placements if other.object_index != glimpse.object_index]
-        if placement and all(go_together(placement, other, scene.unit_m, objects) for other in others):
-            placements.append(placement)
+    shown = tqdm(glimpses, desc="place what is glimpsed", unit="place", leave=False)
+    found = [place_glimpsed(glimpse, evidence, scene, standing, search) for glimpse in shown]
+    placements = [placement for placement in found if placement and _has_room(placement, scene, objects)]
     added = replace(scene, placements=surest_first(placements, scene.unit_m, objects))
     num = len(scene.placements)
     more = {(number, num + p): pose for (number, p), pose in _seen(added, teacher, photographs).items()}
@@ -356,6 +346,12 @@ def _believed(
     kept = [p for p in sorted(scores) if len(scores[p]) >= least and belief[p] >= LEAST_BELIEF]
     scene = replace(scene, placements=[scene.placements[p] for p in kept])
     return scene, {(number, kept.index(p)): pose for (number, p), pose in seen.items() if p in kept}
+
+
+def _has_room(placement: Placement, scene: StaticScene, objects: Sequence[ObjectModel]) -> bool:
+    """Whether no other object stands there while the same photographs were taken."""
+    others = [other for other in scene.placements if other.object_index != placement.object_index]
+    return all(go_together(placement, other, scene.unit_m, objects) for other in others)
 
 
 def _is_decoy(

@@ -98,10 +98,6 @@ class StaticScene:
     decoys: Sequence[Placement] = ()
     """Where something else stands that is taken for an object."""
 
-    def distance_m(self, a: Placement, b: Placement) -> float:
-        """Between two places' origins."""
-        return self.unit_m * float(np.linalg.norm(a.scene_T_obj[:3, 3] - b.scene_T_obj[:3, 3]))
-
     def cam_T_obj(self, photograph: int, placement: Placement) -> np.ndarray:
         """Pose of a placed object as seen from a photograph's camera, metres."""
         pose = self.cam_T_scene[photograph] @ placement.scene_T_obj
@@ -221,13 +217,18 @@ def _placements_of(
     return found
 
 
+def distance_m(a: Placement, b: Placement, unit_m: float) -> float:
+    """Between two places' origins."""
+    return unit_m * float(np.linalg.norm(a.scene_T_obj[:3, 3] - b.scene_T_obj[:3, 3]))
+
+
 def go_together(a: Placement, b: Placement, unit_m: float, objects: Sequence[ObjectModel]) -> bool:
     """Whether two objects may stand there, or one may have stood in both places."""
-    distance_m = unit_m * np.linalg.norm(a.scene_T_obj[:3, 3] - b.scene_T_obj[:3, 3])
+    apart_m = distance_m(a, b, unit_m)
     diameters_m = objects[a.object_index].diameter_m + objects[b.object_index].diameter_m
     if a.object_index == b.object_index:
-        return bool(distance_m > NEAREST_AGAIN * diameters_m)
-    return bool(distance_m > NEAREST * diameters_m or not a.photographs & b.photographs)
+        return apart_m > NEAREST_AGAIN * diameters_m
+    return bool(apart_m > NEAREST * diameters_m or not a.photographs & b.photographs)
 
 
 def part_placements(

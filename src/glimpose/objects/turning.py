@@ -184,10 +184,16 @@ class Turning:
         return bool(off_m > DISTINCT_DIAMETERS * self.model.diameter_m or _turn_deg(a, b) > DISTINCT_DEG)
 
     def is_other(self, a: np.ndarray, b: np.ndarray) -> bool:
-        """Whether two poses clearly differ, as symmetries have it."""
-        off_m = self.scene.unit_m * np.linalg.norm(a[:3, 3] - b[:3, 3])
-        turn_deg = min(_turn_deg(a @ symmetry, b) for symmetry in self.model.symmetries.numpy())
-        return bool(off_m > OTHER_DIAMETERS * self.model.diameter_m or turn_deg > OTHER_DEG)
+        """Whether two poses clearly differ."""
+        off_diameters, turn_deg = pose_gap(a, b, self.scene.unit_m, self.model)
+        return off_diameters > OTHER_DIAMETERS or turn_deg > OTHER_DEG
+
+
+def pose_gap(a: np.ndarray, b: np.ndarray, unit_m: float, model: ObjectModel) -> tuple[float, float]:
+    """How far apart two poses in the scene's frame and unit are: diameters, and degrees as symmetries have it."""
+    off_m = unit_m * float(np.linalg.norm(a[:3, 3] - b[:3, 3]))
+    turn_deg = min(_turn_deg(a @ symmetry, b) for symmetry in model.symmetries.numpy())
+    return off_m / model.diameter_m, turn_deg
 
 
 def _turn_deg(a: np.ndarray, b: np.ndarray) -> float:
