@@ -10,9 +10,9 @@ Photographs are judged one by one (`self_supervision.static_scene` stays false).
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
+
+from commands import run
 
 from glimpose.objects.pseudo_labels import Labels
 
@@ -47,13 +47,6 @@ def main() -> None:
             chosen += [f"data.models={args.models}", *args.overrides]
             run("adapt", args.config, "--checkpoint", args.checkpoint, "--out", folder, "--resume", *chosen)
         print(row(name, score(args, adapted, folder), folder), flush=True)
-
-
-def run(*arguments: str | Path) -> None:
-    """Run a glimpose command; where it fails, so does this."""
-    result = subprocess.run([sys.executable, "-m", "glimpose.cli", *map(str, arguments)])
-    if result.returncode:
-        sys.exit(result.returncode)
 
 
 def score(args: argparse.Namespace, weights: Path, folder: Path) -> dict:
