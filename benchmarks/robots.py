@@ -85,11 +85,17 @@ def train(args: argparse.Namespace, row: str, seed: int, folder: Path) -> Path:
         chosen.append(f"pretext.folder={args.clip}")
     if row == "ae-p":
         first = folder / "reconstruct"
-        run("train", config, "--out", first, "--resume", *chosen, *args.overrides)
+        fit(config, first, *chosen, *args.overrides)
         chosen += ["pretext.mode=place", f"training.init_from={first / 'best.safetensors'}"]
         folder = folder / "place"
-    run("train", config, "--out", folder, "--resume", *chosen, *args.overrides)
+    fit(config, folder, *chosen, *args.overrides)
     return folder / "best.safetensors"
+
+
+def fit(config: Path, folder: Path, *overrides: str) -> None:
+    """Train, or go on with it."""
+    resume = ["--resume"] if (folder / "last.safetensors").exists() else []
+    run("train", config, "--out", folder, *resume, *overrides)
 
 
 def schedule(config: Path, steps: int) -> list[str]:
@@ -113,6 +119,7 @@ def calibration_pictures(recording: Path, folder: Path, num: int) -> tuple[Seque
     wanted_m = np.geomspace(*np.percentile(distances_m, (2, 98)), num)
     chosen = np.unique(np.abs(distances_m - wanted_m[:, None]).argmin(1))
     paths = [folder / f"{frames[k]:06d}.png" for k in chosen]
+    folder.mkdir(parents=True, exist_ok=True)
     for path, k in zip(paths, chosen, strict=True):
         write_image(path, opened.image(int(frames[k])))
     return paths, [float(distances_m[k]) for k in chosen]

@@ -47,11 +47,14 @@ class Contour:
         """The part that another crop of the same photograph shows, in its pixels; None where next to nothing is."""
         linear, shift = other_A_crop[:2, :2], other_A_crop[:2, 2]
         uv, normal = self.uv_px @ linear.T + shift, self.normal @ linear.T
-        inside = ((uv > 0) & (uv < size_px - 1)).all(1)
-        if inside.sum() < LEAST_POINTS:
+        normal = normal / np.linalg.norm(normal, axis=1, keepdims=True)
+        return Contour(uv, normal, self.xyz_cam).part(((uv > 0) & (uv < size_px - 1)).all(1))
+
+    def part(self, chosen: np.ndarray) -> "Contour | None":
+        """Some of the points, n bool; None where next to none is left."""
+        if chosen.sum() < LEAST_POINTS:
             return None
-        length = np.linalg.norm(normal[inside], axis=1, keepdims=True)
-        return Contour(uv[inside], normal[inside] / length, self.xyz_cam[inside])
+        return Contour(self.uv_px[chosen], self.normal[chosen], self.xyz_cam[chosen])
 
 
 def draw_contour(renderer: Renderer, mesh: Mesh, cam_T_obj: np.ndarray, K: np.ndarray, size_px: int) -> Contour | None:

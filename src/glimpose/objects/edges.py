@@ -12,10 +12,12 @@ import numpy as np
 
 from glimpose.objects.contour import NUM_LINES, Contour, across, mean_and_variance
 from glimpose.objects.crops import resize_matrix
-from glimpose.objects.search import NormalEquations, contour_equations
+from glimpose.objects.equations import NormalEquations, contour_equations
 from glimpose.render.mesh import Mesh
 from glimpose.render.scene import Instance, Renderer
 
+SHARP_PX = 1.0
+"""Gaussian, of pictures whose edges tell exactly where something is."""
 AROUND_PX = 8.0
 """How far around a pixel its edge is compared with others."""
 FAINT = 2.0

@@ -27,8 +27,9 @@ from glimpose.objects.crops import (
     glance_matrix,
     glance_reference_depth_m,
 )
+from glimpose.objects.equations import NormalEquations
 from glimpose.objects.evidence import Evidence, GazeViews, decode_gaze
-from glimpose.objects.search import NormalEquations, PoseSearch
+from glimpose.objects.search import PoseSearch
 from glimpose.objects.standing import STANDS_ANEW, Standing, StandingPose, find_support, move_together, settle, unbiased
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
@@ -353,9 +354,10 @@ class PoseEstimator:
         return [look.evidence() for look in self.gaze(image, K, beside)]
 
     def _moved(self, pose: PoseEstimate, evidence: Sequence[Evidence]) -> PoseEstimate:
-        """Move an object to where all looks together see it."""
+        """Move an object to where all looks together see it, and to its edges."""
         assert self.search is not None
-        return self._judged(pose.look, evidence[0], self.search.move(pose.model, pose.cam_T_obj, evidence))
+        moved = self.search.move(pose.model, pose.cam_T_obj, evidence, by_edges=True)
+        return self._judged(pose.look, evidence[0], moved)
 
     def _doubted(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
         """Believe less what doesn't stand where the others do."""
@@ -376,7 +378,7 @@ class PoseEstimator:
         assert search is not None
 
         def pull(i: int, cam_T_obj: np.ndarray, trust_px: float) -> NormalEquations:
-            return search.pull_all(poses[i].model, cam_T_obj, evidence[i], trust_px)
+            return search.pull_all(poses[i].model, cam_T_obj, evidence[i], trust_px, by_edges=True)
 
         return [
             _believed(self._judged(pose.look, own[0], cam_T_obj), belief)

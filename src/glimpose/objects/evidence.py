@@ -11,6 +11,7 @@ from torch import Tensor
 from glimpose.decode.hough import aggregate_votes
 from glimpose.geometry.camera import pixel_grid
 from glimpose.nets.mtgoe import STRIDE
+from glimpose.objects.edges import SHARP_PX, EdgeMap
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ class Evidence:
             for mask in (self.log_odds, self.visible)
         )
         return log_odds, visible
+
+    @cached_property
+    def edges(self) -> EdgeMap:
+        """The picture's own."""
+        return EdgeMap.of(self.crop, self.K, SHARP_PX)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.equations import make_pose
 from glimpose.objects.evidence import Evidence
-from glimpose.objects.search import PoseSearch, make_pose
+from glimpose.objects.search import PoseSearch
 from glimpose.objects.standing import Stand
 from glimpose.objects.standing_scene import StandingScene
 from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, Sighting, StaticScene

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from glimpose.geometry.se3 import random_rotations
@@ -22,12 +21,12 @@ from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.contour import Contour, draw_contour, edge_offsets, inner_maximum
 from glimpose.objects.crops import central_mean, focal_px
+from glimpose.objects.edges import pull_to_edges
+from glimpose.objects.equations import NormalEquations, contour_equations, make_pose, motion_jacobian, stepped, turn_to
 from glimpose.objects.evidence import Evidence
 from glimpose.render.mesh import Mesh, simplify
 from glimpose.render.scene import Buffers, Instance, Renderer, make_renderer
 
-NormalEquations = tuple[np.ndarray, np.ndarray]
-"""Hessian 6×6 and gradient 6 of one term, by turning about the object's origin (radians) and moving (object radii)."""
 DRAWN_FACES = 1000
 """Of meshes, which are simplified to it: cells don't show more."""
 
@@ -62,6 +61,8 @@ class SearchConfig:
     """Standard deviations of one step."""
     depth_std: float = 0.03
     """Of the voted distance, relative."""
+    edge_weight: float = 1.0
+    """Of the photograph's own edges, where poses are moved by them."""
 
 
 @dataclass(frozen=True)
@@ -138,27 +139,35 @@ class PoseSearch:
         moved = [self.move(model, pose, [evidence]) for pose in candidates]
         return max(moved, key=lambda pose: self.explained(model, pose, evidence))
 
-    def move(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Sequence[Evidence]) -> np.ndarray:
+    def move(
+        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Sequence[Evidence], by_edges: bool = False
+    ) -> np.ndarray:
         """Move a pose to where its contour lies on the mask's edge and its coordinates agree, on average of all looks.
 
-        Looks are of one photograph, so the pose is the same in all of them; the first shows the object whole.
+        Looks are of one photograph, so the pose is the same in all of them; the first shows the object whole. With
+        ``by_edges``, also to where the photograph's own edges are: they are exact, but only near them does it help.
         """
         prior = np.diag(np.repeat([self.config.step_rad**-2, self.config.step_radii**-2], 3))
         for trust_px in self.config.trusts_px:
-            hessian, gradient = self.pull_all(model, cam_T_obj, evidence, trust_px)
+            hessian, gradient = self.pull_all(model, cam_T_obj, evidence, trust_px, by_edges)
             cam_T_obj = stepped(cam_T_obj, np.linalg.solve(hessian + prior, gradient), model.diameter_m / 2)
         return cam_T_obj
 
     def pull_all(
-        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Sequence[Evidence], trust_px: float
+        self,
+        model: ObjectModel,
+        cam_T_obj: np.ndarray,
+        evidence: Sequence[Evidence],
+        trust_px: float,
+        by_edges: bool = False,
     ) -> NormalEquations:
-        """Where all looks pull a pose, on average."""
+        """Where all looks pull a pose, on average; ``by_edges`` as `move` takes it."""
         drawn = self._contour(model, cam_T_obj, evidence[0])
         cam_A_drawn = np.linalg.inv(evidence[0].K)
         pulls = []
         for look in evidence:
             contour = None if drawn is None else drawn.seen_in(look.K @ cam_A_drawn, look.cells * STRIDE)
-            pulls.append(self._pull(model, cam_T_obj, look, contour, trust_px))
+            pulls.append(self._pull(model, cam_T_obj, look, contour, trust_px, by_edges))
         hessians, gradients = zip(*pulls, strict=True)
         return np.mean(hessians, axis=0), np.mean(gradients, axis=0)
 
@@ -199,7 +208,13 @@ class PoseSearch:
         return draw_contour(self.renderer, mesh, cam_T_obj, evidence.K, size)
 
     def _pull(
-        self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, contour: Contour | None, trust_px: float
+        self,
+        model: ObjectModel,
+        cam_T_obj: np.ndarray,
+        evidence: Evidence,
+        contour: Contour | None,
+        trust_px: float,
+        by_edges: bool = False,
     ) -> NormalEquations:
         radius_m = model.diameter_m / 2
         log_odds, visible = evidence.masks_px
@@ -210,6 +225,8 @@ class PoseSearch:
         if contour is not None:
             seen = inner_maximum(visible, contour)
             terms.append(self._contour_term(contour, log_odds, seen, cam_T_obj, evidence.K, radius_m, trust_px))
+            if by_edges:
+                terms.append(self._edge_term(contour.part(seen > 0.5), evidence, cam_T_obj, radius_m, trust_px))
         hessians, gradients = zip(*terms, strict=True)
         return np.sum(hessians, axis=0), np.sum(gradients, axis=0)
 
@@ -230,6 +247,13 @@ class PoseSearch:
         offset_px, variance_px2 = edge_offsets(log_odds, contour)
         weight = self.config.contour_weight * np.maximum(seen, self.config.hidden_weight) / variance_px2
         return contour_equations(contour, offset_px, weight, trust_px, cam_T_obj, K, radius_m)
+
+    def _edge_term(
+        self, shown: Contour | None, evidence: Evidence, cam_T_obj: np.ndarray, radius_m: float, trust_px: float
+    ) -> NormalEquations:
+        """Where the object is seen, its outline is one of the picture's edges."""
+        hessian, gradient = pull_to_edges(evidence.edges, shown, cam_T_obj, radius_m, trust_px)
+        return self.config.edge_weight * hessian, self.config.edge_weight * gradient
 
     def _coordinate_term(
         self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, radius_m: float
@@ -260,51 +284,3 @@ class PoseSearch:
 def mask_fit(masks: np.ndarray, evidence: Evidence) -> np.ndarray:
     """How well masks, v×n, fit the evidence's amodal one: 0 is perfect, less is worse."""
     return masks @ evidence.log_odds / np.maximum(np.maximum(evidence.log_odds, 0).sum(), 1e-6) - 1
-
-
-def make_pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """4×4 from a rotation and a translation."""
-    cam_T_obj = np.eye(4)
-    cam_T_obj[:3, :3], cam_T_obj[:3, 3] = R, t
-    return cam_T_obj
-
-
-def stepped(cam_T_obj: np.ndarray, step: np.ndarray, radius_m: float) -> np.ndarray:
-    """A pose after a step of 6: turned about the object's origin, radians, and moved, object radii."""
-    turn = Rotation.from_rotvec(step[:3]).as_matrix()
-    return make_pose(turn @ cam_T_obj[:3, :3], cam_T_obj[:3, 3] + step[3:] * radius_m)
-
-
-def turn_to(t: np.ndarray) -> np.ndarray:
-    """cam_R_ray: the smallest rotation that takes the z axis to the direction of t."""
-    ray = t / np.linalg.norm(t)
-    axis = np.cross([0.0, 0.0, 1.0], ray)
-    sine = np.linalg.norm(axis)
-    if sine < 1e-12:
-        return np.eye(3)
-    return Rotation.from_rotvec(axis / sine * np.arctan2(sine, ray[2])).as_matrix()
-
-
-def contour_equations(
-    contour: Contour,
-    offset_px: np.ndarray,
-    weight: np.ndarray,
-    trust_px: float,
-    cam_T_obj: np.ndarray,
-    K: np.ndarray,
-    radius_m: float,
-) -> NormalEquations:
-    """Where a pose is pulled if each point of its contour is off outwards; Cauchy's weights, half at ``trust_px``."""
-    J = motion_jacobian(contour.xyz_cam, cam_T_obj[:3, 3], K, radius_m)
-    J = np.einsum("nc,nck->nk", contour.normal, J)
-    weight = weight / (1 + (offset_px / trust_px) ** 2)
-    return (J * weight[:, None]).T @ J, (J * weight[:, None]).T @ offset_px
-
-
-def motion_jacobian(xyz_cam: np.ndarray, pivot: np.ndarray, K: np.ndarray, radius_m: float) -> np.ndarray:
-    """…×2×6 of points …×3: pixels per radian of turning about the pivot, and per ``radius_m`` of moving."""
-    uvw = xyz_cam @ K.T
-    uv = uvw[..., :2] / uvw[..., 2:]
-    by_xyz = (K[:2] - uv[..., None] * K[2:]) / uvw[..., 2, None, None]
-    by_turn = np.cross((xyz_cam - pivot)[..., None, :], by_xyz)  # row·(w × arm) = w·(arm × row)
-    return np.concatenate([by_turn, by_xyz * radius_m], -1)

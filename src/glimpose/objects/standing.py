@@ -17,7 +17,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.search import NormalEquations, stepped
+from glimpose.objects.equations import NormalEquations, stepped
 
 UNEVEN_RAD = np.deg2rad(1.5)
 UNEVEN_DIAMETERS = 0.025

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.search import NormalEquations
+from glimpose.objects.equations import NormalEquations
 from glimpose.objects.standing import (
     UNEVEN_RAD,
     NearestStand,

@@ -23,7 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px
-from glimpose.objects.search import NormalEquations, stepped
+from glimpose.objects.equations import NormalEquations, stepped
 
 logger = logging.getLogger(__name__)
 

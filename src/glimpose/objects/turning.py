@@ -17,8 +17,9 @@ from tqdm import tqdm
 from glimpose.geometry.se3 import random_rotations
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.edges import EdgeMap, draw_edges, edge_support, pull_to_edges
+from glimpose.objects.equations import NormalEquations, make_pose, turn_to
 from glimpose.objects.evidence import Evidence
-from glimpose.objects.search import NormalEquations, PoseSearch, make_pose, mask_fit, turn_to
+from glimpose.objects.search import PoseSearch, mask_fit
 from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, UNIT_STAYS, Placement, StaticScene, fit_scene
 
 NUM_ROTATIONS = 1500
@@ -34,8 +35,8 @@ TO_COMPARE = 6
 """Photographs by whose edges rotations are compared."""
 COMPARED_PX = 3
 """How far from where they are drawn edges may be there."""
-BLURRED_PX, SHARP_PX = 2.0, 1.0
-"""Gaussian, of pictures."""
+BLURRED_PX = 2.0
+"""Gaussian, of pictures in which edges are found from further."""
 BLURRED_TRUSTS_PX = (8.0, 8.0, 6.0, 6.0, 4.0, 4.0, 3.0, 3.0)
 SHARP_TRUSTS_PX = (3.0, 2.0, 2.0, 1.5)
 FITTED_TRUSTS_PX = (3.0,) * 4 + (2.0,) * 4 + (1.5,) * 4 + (1.0,) * 4
@@ -60,7 +61,7 @@ def fit_to_edges(
 
     ``hold`` is as `fit_scene` takes it.
     """
-    edges = {pair: EdgeMap.of(entry.crop, entry.K, SHARP_PX) for pair, entry in evidence.items()}
+    edges = {pair: entry.edges for pair, entry in evidence.items()}
     return fit_scene(scene, edges, objects, _EdgePull(search), FITTED_TRUSTS_PX, hold=hold)
 
 
@@ -114,10 +115,8 @@ class Turning:
         self.scene, self.placement, self.evidence = replace(scene, placements=[placement]), placement, evidence
         self.objects, self.search, self.hold = objects, search, hold
         self.model = objects[placement.object_index]
-        self.blurred, self.sharp = (
-            {number: EdgeMap.of(entry.crop, entry.K, blur_px) for number, entry in evidence.items()}
-            for blur_px in (BLURRED_PX, SHARP_PX)
-        )
+        self.blurred = {number: EdgeMap.of(entry.crop, entry.K, BLURRED_PX) for number, entry in evidence.items()}
+        self.sharp = {number: entry.edges for number, entry in evidence.items()}
 
     def turned(self, rotations: np.ndarray) -> Placement:
         """The placement as edges have it, if they do clearly."""
