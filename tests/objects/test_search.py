@@ -92,6 +92,24 @@ def test_looks_that_are_wrong_in_opposite_ways_are_right_together(parts: Parts, 
     assert error_m(straight, true_evidence(parts, index, truth, aimed=beside)) < 1e-3  # a look past it says nothing
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_edges_correct_what_maps_see_a_little_beside(parts: Parts, search: PoseSearch, index: int):
+    model, truth = parts.objects[index], pose(2)
+    beside = off_by_a_cell(true_evidence(parts, index, truth), 1)
+
+    def error_m(evidence: Evidence, by_edges: bool) -> float:
+        moved = search.move(model, truth, [evidence], by_edges)
+        return float(np.linalg.norm(moved[:2, 3] - truth[:2, 3]))
+
+    by_maps = error_m(beside, by_edges=False)
+    assert error_m(beside, by_edges=True) < 0.8 * by_maps
+    # A picture without edges pulls nowhere, nor do those of what stands in front.
+    plain = replace(beside, crop=np.full_like(beside.crop, 128))
+    assert error_m(plain, by_edges=True) > 0.9 * by_maps
+    hidden = replace(beside, visible=0.4 * beside.visible)
+    assert error_m(hidden, by_edges=True) == error_m(hidden, by_edges=False)
+
+
 def test_wrong_maps_are_explained_worse(parts: Parts, search: PoseSearch):
     evidence = true_evidence(parts, 0, pose(1))
     right = search.explained(parts.objects[0], search(parts.objects[0], evidence), evidence)

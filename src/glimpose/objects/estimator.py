@@ -354,9 +354,10 @@ class PoseEstimator:
         return [look.evidence() for look in self.gaze(image, K, beside)]
 
     def _moved(self, pose: PoseEstimate, evidence: Sequence[Evidence]) -> PoseEstimate:
-        """Move an object to where all looks together see it, and to its edges."""
+        """Move an object to where all looks together see it."""
         assert self.search is not None
-        moved = self.search.move(pose.model, pose.cam_T_obj, evidence, by_edges=True)
+        # Edges tell exactly where, but how far away less well than maps do; then the support has to tell.
+        moved = self.search.move(pose.model, pose.cam_T_obj, evidence, by_edges=self.config.stand_together)
         return self._judged(pose.look, evidence[0], moved)
 
     def _doubted(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
