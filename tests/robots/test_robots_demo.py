@@ -2,9 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from glimpose.robots.demo import run_demo
+from glimpose.config import load
+from glimpose.robots.demo import run_demo, simple_room
+from glimpose.robots.simulate import SimulationConfig
 
+CONFIGS = Path(__file__).parents[2] / "configs" / "robots"
 ROBOT = Path("robomaster")
+
+
+def test_the_small_room_to_simulate_is_that_of_the_demo():
+    assert load(SimulationConfig, CONFIGS / "small-a.toml") == simple_room()
 
 
 def test_demo_refuses_a_folder_with_something_in_it(tmp_path):

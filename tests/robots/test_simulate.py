@@ -264,7 +264,7 @@ def test_the_other_robot_is_in_view_mostly_but_not_always():
     assert 0.65 < np.mean(ahead) < 0.95
 
 
-def test_configs_of_both_places_are_complete():
-    for name in ("place-a", "place-b"):
+def test_configs_of_all_places_are_complete():
+    for name in ("place-a", "place-b", "small-a", "small-b"):
         _, robot = load_simulation(CONFIGS / f"{name}.toml")
         assert robot == ROBOT
