@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from glimpose import EstimatorConfig, PoseEstimator, read_camera, read_image
 from glimpose.objects.crops import glance_matrix
-from glimpose.objects.estimator import Detection
+from glimpose.objects.looks import Detection
 from glimpose.objects.predict import load_meshes
 from glimpose.objects.search import PoseSearch
 from glimpose.robots.estimator import RobotEstimator

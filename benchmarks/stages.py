@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from glimpose.data.bop import BopDataset, Frame
 from glimpose.data.bop_results import ResultRow, write_results_csv
-from glimpose.objects.estimator import Detection, EstimatorConfig, PoseEstimate, PoseEstimator
+from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.evaluate import evaluate
+from glimpose.objects.looks import Detection, PoseEstimate
 from glimpose.objects.predict import load_meshes
 from glimpose.objects.search import PoseSearch
 

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from glimpose.data.bop import read_camera
     from glimpose.data.files import read_image
-    from glimpose.objects.estimator import EstimatorConfig, PoseEstimate, PoseEstimator
+    from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
+    from glimpose.objects.looks import PoseEstimate
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "PoseEstimator": "glimpose.objects.estimator",
-    "PoseEstimate": "glimpose.objects.estimator",
+    "PoseEstimate": "glimpose.objects.looks",
     "EstimatorConfig": "glimpose.objects.estimator",
     "read_camera": "glimpose.data.bop",
     "read_image": "glimpose.data.files",

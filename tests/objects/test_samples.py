@@ -4,8 +4,8 @@ import torch
 
 from glimpose.data.backgrounds import Backgrounds
 from glimpose.objects.crops import gaze_reference_depth_m
-from glimpose.objects.estimator import solve_from_coordinates, solve_from_keypoints
 from glimpose.objects.evidence import decode_gaze
+from glimpose.objects.looks import solve_from_coordinates, solve_from_keypoints
 from glimpose.objects.samples import SampleConfig, SampleMaker, collate
 from glimpose.objects.synthesis import Photographer, SceneSampler
 from glimpose.objects.task import BatchConfig, CurriculumConfig, SynthesisBatches, cell_centers_px

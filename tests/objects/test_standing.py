@@ -14,8 +14,9 @@ from scipy.spatial.transform import Rotation
 from glimpose.config import from_dict
 from glimpose.nets.glance_gaze import GlanceGaze
 from glimpose.objects.catalogue import ObjectModel, object_model
-from glimpose.objects.estimator import Detection, EstimatorConfig, Look, PoseEstimate, PoseEstimator
+from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.evidence import Evidence
+from glimpose.objects.looks import Detection, Look, PoseEstimate
 from glimpose.objects.scene_labels import learn_errors
 from glimpose.objects.standing import (
     Stand,
@@ -266,7 +267,10 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
     doubted = estimator._doubted(poses)
     assert [pose.cam_T_obj is before for pose, before in zip(doubted, found, strict=True)] == [True] * 5
     assert min(pose.score for pose in doubted[:4]) > 2 * doubted[4].score > 0.19
-    estimator.search = SimpleNamespace(pull_all=lambda *_: (np.zeros((6, 6)), np.zeros(6)))  # type: ignore[assignment]
+    estimator.search = SimpleNamespace(  # type: ignore[assignment]
+        pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)),
+        move=lambda _, cam_T_obj, __, by_edges: cam_T_obj @ HALF_TURN if by_edges else cam_T_obj,
+    )
     looks: list[list[Evidence]] = [[None]] * 5  # type: ignore[list-item]
     stood = estimator._stood(poses, looks)
     assert [pose.model.obj_id for pose in stood] == [1, 2, 3, 4, 5]
@@ -278,6 +282,8 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
     estimator.config = EstimatorConfig(stand_together=False)
     assert estimator._stood(poses, looks) == poses
     assert estimator._doubted(poses) == poses
+    # Edges would spoil distances that no support holds.
+    assert estimator._moved(poses[0], looks[0]).cam_T_obj is poses[0].cam_T_obj
 
 
 class Judged(PoseEstimator):

@@ -9,9 +9,9 @@ from scipy.spatial.transform import Rotation
 
 from glimpose.objects.agreement import Agreement
 from glimpose.objects.catalogue import ObjectModel, object_model
-from glimpose.objects.estimator import Detection, Look, PoseEstimate
 from glimpose.objects.evidence import Evidence, GazeViews
 from glimpose.objects.glimpsed import Glimpse
+from glimpose.objects.looks import Detection, Look, PoseEstimate
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.scene_labels import label_static_scene
 from glimpose.objects.static_scene import (

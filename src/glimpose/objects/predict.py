@@ -12,7 +12,8 @@ from tqdm import tqdm
 from glimpose.data.bop import model_path
 from glimpose.data.bop_results import ResultRow, write_results_csv
 from glimpose.data.files import write_image
-from glimpose.objects.estimator import PoseEstimate, PoseEstimator
+from glimpose.objects.estimator import PoseEstimator
+from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.photographs import PhotographFile, read_photograph
 from glimpose.objects.refine import PoseRefiner
 from glimpose.render.mesh import Mesh, load_mesh

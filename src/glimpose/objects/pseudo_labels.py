@@ -14,7 +14,8 @@ from glimpose.config import from_dict
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
 from glimpose.objects.crops import resize_matrix
-from glimpose.objects.estimator import PoseEstimate, PoseEstimator
+from glimpose.objects.estimator import PoseEstimator
+from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.standing import Standing
 from glimpose.training.checkpoint import load_checkpoint, save_tensors

@@ -15,9 +15,10 @@ from tqdm import tqdm
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px, is_in_view
 from glimpose.objects.decoys import likeliest, tell_decoys
-from glimpose.objects.estimator import PoseEstimate, PoseEstimator
+from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.glimpsed import find_glimpses, place_glimpsed, surest_first
+from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import Found, Labels, find, make_label
 from glimpose.objects.standing import Standing
