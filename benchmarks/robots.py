@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--test", action="append", required=True, metavar="NAME=RECORDING", help="once or more")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=6000, help="of each training (default: %(default)s)")
-    parser.add_argument("--replicas", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, action="append", help="of a replica; once or more (default: 0, 1 and 2)")
     parser.add_argument("--pictures", type=int, default=24, help="to calibrate on (default: %(default)s)")
     parser.add_argument("--row", action="append", choices=ROWS, help="once or more; all where left out")
     parser.add_argument("--clip", type=Path, help="folder of the encoder")
@@ -57,7 +57,7 @@ def main() -> None:
     rows = args.row or [row for row in ROWS if args.clip or row != "clip-head"]
 
     pictures, distances_m = calibration_pictures(args.recording, args.out / "calibration", args.pictures)
-    for seed in range(args.replicas):
+    for seed in args.seed or (0, 1, 2):
         for row in rows:
             folder = args.out / "runs" / row / str(seed)
             scores = {name: args.out / "scores" / name / row / str(seed) for name in tests}

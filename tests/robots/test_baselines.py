@@ -110,6 +110,15 @@ def test_labels_lower_the_loss_of_maps_that_agree_with_them(room):
         assert labelled_pose(right, batch) < labelled_pose({**right, name: maps[name]}, batch)
 
 
+def test_upper_bound_begins_with_a_range_that_robots_have(room):
+    """Not with one of e^0 metres per pixel: hundreds of metres, which it would take thousands of steps to leave."""
+    network = UpperBound().build(SMALL, room.robot).eval()
+    with torch.no_grad():
+        maps = network(torch.rand(1, 3, 90, 160))
+    depth_m = maps["log_range"].exp() * 200
+    assert 0.5 < float(depth_m.min()) < float(depth_m.max()) < 8
+
+
 def test_a_robot_out_of_view_teaches_only_that_there_is_none(room):
     network = UpperBound().build(SMALL, room.robot)
     unknown = {name: torch.full((1, 1), math.nan) for name in ("bearing_rad", "log_range")}

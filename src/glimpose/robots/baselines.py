@@ -21,6 +21,8 @@ PLACE_STD_CELLS = 0.5
 """Kernels with which a pose label is compared with cells, bearing bins and ranges."""
 BEARING_CONCENTRATION = 6.0
 RANGE_SCALE = 0.1
+USUAL_LOG_RANGE = math.log(2 / 200)
+"""Of a robot two metres away, seen by a camera whose focal length is 200 of the input's pixels."""
 
 
 def labelled_pose(maps: Maps, batch: Mapping[str, Tensor]) -> Tensor:
@@ -57,7 +59,11 @@ class UpperBound:
 
     def build(self, network: LedFcnConfig, robot: LedRobot) -> nn.Module:
         """Make the network."""
-        return led_fcn(network, robot, bearing=self.num_bins, led=len(robot.leds), log_range=1)
+        model = led_fcn(network, robot, bearing=self.num_bins, led=len(robot.leds), log_range=1)
+        # What all ranges have in common only a bias can tell; from 0 to there it would creep for thousands of steps.
+        with torch.no_grad():
+            model.head.bias[-1] = USUAL_LOG_RANGE  # type: ignore[index]
+        return model
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Give the labels' likelihood."""
