@@ -21,7 +21,7 @@ from commands import run
 
 from glimpose.data.files import write_image
 from glimpose.data.led_h5 import open_recording
-from glimpose.robots.labels import is_seen
+from glimpose.robots.labels import lone_robot
 
 CONFIGS = Path("configs/robots")
 ROWS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -66,8 +66,8 @@ def main() -> None:
             checkpoint = train(args, row, seed, folder)
             if row in CALIBRATED:
                 told = [f"{distance_m:.3f}" for distance_m in distances_m]
-                run("calibrate", checkpoint, *pictures, "--distance", *told, "--camera", args.recording,
-                    "--frames", args.recording)  # fmt: skip
+                seen_by = ("--camera", args.recording, "--frames", args.recording)
+                run("calibrate", checkpoint, *pictures, "--distance", *told, *seen_by)
             for name, recording in tests.items():
                 poses = scores[name].with_suffix(".csv")
                 run("predict", checkpoint, recording, "--out", poses)
@@ -112,9 +112,9 @@ def calibration_pictures(recording: Path, folder: Path, num: int) -> tuple[Seque
     opened = open_recording(recording)
     known: dict[int, float] = {}
     for i in range(len(opened)):
-        seen = [robot for robot in opened.robots(i) if is_seen(robot)]
-        if len(seen) == 1 and seen[0].distance_m is not None:
-            known[i] = seen[0].distance_m
+        robot = lone_robot(opened.robots(i))
+        if robot is not None and robot.distance_m is not None:
+            known[i] = robot.distance_m
     frames, distances_m = np.array(list(known)), np.array(list(known.values()))
     wanted_m = np.geomspace(*np.percentile(distances_m, (2, 98)), num)
     chosen = np.unique(np.abs(distances_m - wanted_m[:, None]).argmin(1))

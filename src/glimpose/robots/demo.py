@@ -14,7 +14,7 @@ from glimpose.robots.calibrate import calibrate
 from glimpose.robots.drive import DriveConfig
 from glimpose.robots.estimator import RobotEstimator
 from glimpose.robots.evaluate import evaluate
-from glimpose.robots.labels import is_seen
+from glimpose.robots.labels import lone_robot
 from glimpose.robots.leds import load_leds
 from glimpose.robots.place import PlaceConfig
 from glimpose.robots.predict import Views, draw, predict
@@ -115,17 +115,18 @@ def calibration_picture(recording: Recording, path: Path) -> tuple[Path, float]:
     """Write the frame whose robot is nearest to `CALIBRATION_M` and in its middle, and return the true distance."""
 
     def unsuitable(index: int) -> float:
-        seen = [robot for robot in recording.robots(index) if is_seen(robot)]
-        if len(seen) != 1 or seen[0].distance_m is None or seen[0].uv_px is None:
+        robot = lone_robot(recording.robots(index))
+        if robot is None or robot.distance_m is None or robot.uv_px is None:
             return np.inf
-        off_middle = abs(seen[0].uv_px[0] / recording.width - 0.5)
-        return abs(seen[0].distance_m - CALIBRATION_M) + off_middle
+        off_middle = abs(robot.uv_px[0] / recording.width - 0.5)
+        return abs(robot.distance_m - CALIBRATION_M) + off_middle
 
     best = min(range(len(recording)), key=unsuitable)
     write_image(path, recording.image(best))
-    (distance_m,) = (robot.distance_m for robot in recording.robots(best) if is_seen(robot))
-    assert distance_m is not None
-    return path, distance_m
+    chosen = lone_robot(recording.robots(best))
+    assert chosen is not None
+    assert chosen.distance_m is not None
+    return path, chosen.distance_m
 
 
 def write_page(

@@ -36,6 +36,12 @@ def is_seen(robot: RobotState) -> bool | None:
     return robot.is_visible
 
 
+def lone_robot(robots: Sequence[RobotState]) -> RobotState | None:
+    """Give the robot that can be found in a frame, if it's the only one."""
+    seen = [robot for robot in robots if is_seen(robot)]
+    return seen[0] if len(seen) == 1 else None
+
+
 def labels_of(robots: Sequence[RobotState], num_leds: int, focal_px: float) -> Labels:
     """Gather the labels of a frame's targets."""
 
