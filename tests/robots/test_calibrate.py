@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from glimpose.data.led_h5 import ROBOMASTER_CAMERA
-from glimpose.robots.calibrate import Known, depth_at_distance, fit
+from glimpose.robots.calibrate import BELIEVED_BEYOND, Known, depth_at_distance, fit
 from glimpose.robots.placement import Calibration, direction, project
 
 CAMERA = replace(ROBOMASTER_CAMERA, distortion=np.zeros(5))
 CAMERA_HEIGHT_M = 0.234
-TRUE = Calibration(scale_m=0.3, glare=0.2, height_m=0.17, horizon=0.015)
 DISTANCES_M = (0.8, 1.0, 1.2, 1.7, 2.4, 3.3)
+TRUE = Calibration(scale_m=0.3, glare=0.2, height_m=0.17, horizon=0.015, farthest_m=BELIEVED_BEYOND * 3.3)
 
 
 def known(distance_m: float, true: Calibration = TRUE) -> Known:
@@ -42,12 +42,21 @@ def test_images_at_one_distance_give_a_scale_and_a_height_alone():
     assert found.height_m == pytest.approx(CAMERA_HEIGHT_M + 2.0 * known(2.0).slope)
 
 
-@pytest.mark.parametrize("mistakes", [[], [replace(known(2.0), log_range=2.0, slope=-0.3)]])
+@pytest.mark.parametrize("mistakes", [[], [replace(known(2.0), log_range=2.0, slope=-0.1)]])
 def test_images_at_several_distances_tell_everything_and_one_mistake_does_not_matter(mistakes):
     found = fit([known(distance_m) for distance_m in DISTANCES_M] + mistakes, CAMERA_HEIGHT_M)
     np.testing.assert_allclose(list(vars(found).values()), list(vars(TRUE).values()), rtol=0.1)
     if not mistakes:
         np.testing.assert_allclose(list(vars(found).values()), list(vars(TRUE).values()), rtol=1e-9)
+
+
+def test_no_robot_is_believed_to_be_much_farther_than_any_that_was_calibrated_on():
+    found = fit([known(distance_m) for distance_m in DISTANCES_M], CAMERA_HEIGHT_M)
+    for distance_m, told_m in ((3.5, 3.5), (9.0, BELIEVED_BEYOND * 3.3)):
+        seen = known(distance_m)
+        assert found.distance_m(seen.log_range, seen.slope, 1.0, CAMERA_HEIGHT_M) == pytest.approx(told_m)
+    one = fit([known(1.0, replace(TRUE, glare=0.0))], CAMERA_HEIGHT_M)
+    assert one.distance_m(-math.log(TRUE.scale_m / 9.0), 0.0, 1.0, CAMERA_HEIGHT_M) == pytest.approx(9.0)
 
 
 def test_uncertain_sizes_do_not_flatten_how_they_grow():

@@ -107,7 +107,7 @@ def test_calibration_puts_the_robot_at_the_distance_and_changes_nothing_else(fol
     after = load_checkpoint(path)
     assert before.tensors.keys() == after.tensors.keys()
     assert all((before.tensors[name] == value).all() for name, value in after.tensors.items())
-    told = {"scale_m": None, "glare": 0.0, "height_m": None, "horizon": None}
+    told = {"scale_m": None, "glare": 0.0, "height_m": None, "horizon": None, "farthest_m": None}
     assert {**before.metadata, **told} == {**after.metadata, **told}
     assert after.metadata["scale_m"] > 0
     assert after.metadata["glare"] == 0

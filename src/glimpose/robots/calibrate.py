@@ -14,7 +14,7 @@ from glimpose.data.files import read_image
 from glimpose.data.led_h5 import RobotCamera, open_recording
 from glimpose.data.robot_poses import read_robot_camera
 from glimpose.robots.estimator import BearingCurve, RobotEstimator, in_photograph
-from glimpose.robots.placement import Calibration, direction, focal_px, run_and_slope
+from glimpose.robots.placement import FARTHEST_M, Calibration, direction, focal_px, run_and_slope
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,9 @@ LEAST_IMAGES = 4
 MIN_SPREAD = 1.5
 """So many images, whose farthest distance is so much larger than the nearest, also tell what is left of a robot's size
 far away, and how distances show in slopes."""
+BELIEVED_BEYOND = 1.2
+"""Robots are believed to be at most so many times as far as in the farthest of these images: size and slope hardly
+change any more out there, so what is seen a little too small would be at the far end of the next hall."""
 MOST_FRAMES = 1000
 """Of a recording that bearings are equalised over."""
 LEAST_SIGHTINGS = 100
@@ -57,8 +60,9 @@ def calibrate(
 
     Distances are from base to base in the ground plane, one for all images or one for each. One image is enough for a
     scale, the median of several is better; `LEAST_IMAGES` at distances that differ by `MIN_SPREAD` also tell what size
-    is left far away, and, where the camera's height is known, at which slope. Images that show no robot that surely are
-    left out, and said to be. Everything else in the file stays as it is.
+    is left far away, and, where the camera's height is known, at which slope; no robot is believed to be farther than
+    `BELIEVED_BEYOND` times the farthest of them. Images that show no robot that surely are left out, and said to be.
+    Everything else in the file stays as it is.
 
     :raises ValueError: where distances aren't positive or don't match, or no image shows a robot that surely.
     """
@@ -78,6 +82,8 @@ def calibrate(
     )
     if found.height_m is not None:
         logger.info("points %.3f m above the floor", found.height_m)
+    if found.farthest_m != FARTHEST_M:
+        logger.info("no robot will be told to be farther than %.1f m", found.farthest_m)
     if found.horizon is not None:
         logger.info(
             "robots far away would be seen at a slope of %.3f; distances are told by slopes, too", found.horizon
@@ -126,7 +132,7 @@ def fit(known: Sequence[Known], camera_height_m: float = math.nan) -> Calibratio
     scale_m, glare = _line(depths, sizes * depths)
     if not scale_m > 0:
         raise ValueError("the robot looks larger where it's farther away; check the order of images and distances")
-    by_size = Calibration(scale_m, glare, height_m)
+    by_size = Calibration(scale_m, glare, height_m, farthest_m=BELIEVED_BEYOND * float(max(distances_m)))
     if not has_height:
         return by_size
     rise_m, horizon = _line(distances_m, slopes * distances_m)

@@ -14,7 +14,7 @@ from glimpose.data.led_h5 import RobotCamera
 from glimpose.robots.leds import LedRobot
 
 FARTHEST_M = 10.0
-"""Where neither size nor slope changes with distance any more."""
+"""Where neither size nor slope changes with distance any more, unless a calibration tells better."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class Calibration:
     horizon: float | None = None
     """Slope of the ray (rise over run) to a robot infinitely far away; None if slopes agree on no height, so that
     distances are told by size alone, and nothing is known of the point but its median height."""
+    farthest_m: float = FARTHEST_M
+    """Neither size nor slope is believed to tell a distance above this one."""
 
     def distance_m(self, log_range: float, slope: float, reach_px: float, camera_height_m: float) -> float:
         """Distance from the camera in the ground plane.
@@ -41,11 +43,14 @@ class Calibration:
         ``slope`` is the rise over run of the ray to where the network points, and ``reach_px`` the focal length in the
         network's input times the run of that ray at a depth of 1. A camera at an unknown height (NaN) knows sizes only.
         """
-        by_size_m = _at_most_farthest((math.exp(-log_range) - self.glare) / (self.scale_m * reach_px))
+        by_size_m = self._believed_m((math.exp(-log_range) - self.glare) / (self.scale_m * reach_px))
         if self.horizon is None or self.height_m is None or math.isnan(camera_height_m):
             return by_size_m
-        by_slope_m = _at_most_farthest((slope - self.horizon) / (self.height_m - camera_height_m))
+        by_slope_m = self._believed_m((slope - self.horizon) / (self.height_m - camera_height_m))
         return math.sqrt(by_size_m * by_slope_m)
+
+    def _believed_m(self, nearness_per_m: float) -> float:
+        return 1 / max(nearness_per_m, 1 / self.farthest_m)
 
     def to_joint_m(
         self,
@@ -74,10 +79,6 @@ class Calibration:
             xy_m -= _left_of_joint_m(bearing_rad, self.height_m, robot) * left
             xy_m *= distance_m / np.hypot(*xy_m)  # to the joint, whichever way it lies from the light
         return np.array([*xy_m, robot.gimbal_m[2] - camera_height_m])
-
-
-def _at_most_farthest(nearness_per_m: float) -> float:
-    return 1 / max(nearness_per_m, 1 / FARTHEST_M)
 
 
 def _left_of_joint_m(bearing_rad: float, height_m: float, robot: LedRobot) -> float:
