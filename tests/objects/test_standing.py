@@ -264,7 +264,9 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
     found[4] = found[4] @ HALF_TURN @ in_air()
     estimator = Judged(GlanceGaze(parts.network, 5), objects, standings=STANDINGS)
     poses = [estimate(objects, i, pose) for i, pose in enumerate(found)]
-    doubted = estimator._doubted(poses)
+    support = estimator._support(poses)
+    assert support is not None
+    doubted = estimator._doubted(poses, support)
     assert [pose.cam_T_obj is before for pose, before in zip(doubted, found, strict=True)] == [True] * 5
     assert min(pose.score for pose in doubted[:4]) > 2 * doubted[4].score > 0.19
     estimator.search = SimpleNamespace(  # type: ignore[assignment]
@@ -272,7 +274,7 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
         move=lambda _, cam_T_obj, __, by_edges: cam_T_obj @ HALF_TURN if by_edges else cam_T_obj,
     )
     looks: list[list[Evidence]] = [[None]] * 5  # type: ignore[list-item]
-    stood = estimator._stood(poses, looks)
+    stood = estimator._stood(poses, support, looks)
     assert [pose.model.obj_id for pose in stood] == [1, 2, 3, 4, 5]
     assert stood[4].score == min(pose.score for pose in stood)
     moved = [StandingPose(pose.model, STANDINGS[pose.model.obj_id - 1], pose.cam_T_obj) for pose in stood[:4]]
@@ -280,10 +282,31 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
     assert support is not None
     assert min(settle(pose, support)[1] for pose in moved) > 0.99
     estimator.config = EstimatorConfig(stand_together=False)
-    assert estimator._stood(poses, looks) == poses
-    assert estimator._doubted(poses) == poses
-    # Edges would spoil distances that no support holds.
-    assert estimator._moved(poses[0], looks[0]).cam_T_obj is poses[0].cam_T_obj
+    assert estimator._support(poses) is None
+    assert estimator._stood(poses, None, looks) == poses
+    assert estimator._doubted(poses, None) == poses
+
+
+@pytest.mark.parametrize("num_standing", [4, 1])
+def test_edges_move_only_what_a_support_holds(
+    objects: list[ObjectModel], parts: Parts, num_standing: int, monkeypatch: pytest.MonkeyPatch
+):
+    """They would spoil distances that nothing else tells."""
+    rng = np.random.default_rng(5)
+    cam_T_world = camera(rng)
+    estimator = Judged(GlanceGaze(parts.network, 5), objects, EstimatorConfig(looks=1), standings=STANDINGS)
+    poses = [estimate(objects, i, cam_T_world @ on_table(rng, i)) for i in range(num_standing)]
+    by_edges: list[bool] = []
+    estimator.search = SimpleNamespace(  # type: ignore[assignment]
+        pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)),
+        move=lambda _, cam_T_obj, __, by: by_edges.append(by) or cam_T_obj,
+    )
+    for name, result in (("gaze", []), ("_candidates", poses), ("_looks_around", [])):
+        monkeypatch.setattr(estimator, name, lambda *_, result=result: result)
+    monkeypatch.setattr(estimator, "_solve", lambda pose: pose)
+    found = estimator.estimate(np.zeros((8, 8, 3), np.uint8), np.eye(3), [])
+    assert len(found) == num_standing
+    assert by_edges == [num_standing == 4] * num_standing
 
 
 class Judged(PoseEstimator):

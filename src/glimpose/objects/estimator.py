@@ -31,7 +31,16 @@ from glimpose.objects.equations import NormalEquations
 from glimpose.objects.evidence import Evidence, decode_gaze
 from glimpose.objects.looks import Detection, Look, PoseEstimate, solve_from_coordinates, solve_from_keypoints
 from glimpose.objects.search import PoseSearch
-from glimpose.objects.standing import STANDS_ANEW, Standing, StandingPose, find_support, move_together, settle, unbiased
+from glimpose.objects.standing import (
+    STANDS_ANEW,
+    Standing,
+    StandingPose,
+    Support,
+    find_support,
+    move_together,
+    settle,
+    unbiased,
+)
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 logger = logging.getLogger(__name__)
@@ -139,11 +148,14 @@ class PoseEstimator:
         poses = [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
         if self.search is None:
             return self._distinct(poses, self.config.instances_per_object)
-        poses = self._distinct(self._doubted(poses), self.config.instances_per_object)
+        support = self._support(poses)
+        poses = self._distinct(self._doubted(poses, support), self.config.instances_per_object)
         evidence = [[pose.look.evidence(), *self._looks_around(image, K, pose)] for pose in poses]
         if self.config.looks_around:
-            poses = [self._moved(pose, own) for pose, own in zip(poses, evidence, strict=True)]
-        return sorted(self._stood(poses, evidence), key=lambda pose: -pose.score)
+            # Edges tell exactly where, but how far away less well than maps do; then a support has to tell.
+            by_edges = support is not None
+            poses = [self._moved(pose, own, by_edges) for pose, own in zip(poses, evidence, strict=True)]
+        return sorted(self._stood(poses, self._support(poses), evidence), key=lambda pose: -pose.score)
 
     @torch.inference_mode()
     def verify(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
@@ -274,28 +286,29 @@ class PoseEstimator:
         ]
         return [look.evidence() for look in self.gaze(image, K, beside)]
 
-    def _moved(self, pose: PoseEstimate, evidence: Sequence[Evidence]) -> PoseEstimate:
+    def _moved(self, pose: PoseEstimate, evidence: Sequence[Evidence], by_edges: bool) -> PoseEstimate:
         """Move an object to where all looks together see it."""
         assert self.search is not None
-        # Edges tell exactly where, but how far away less well than maps do; then the support has to tell.
-        moved = self.search.move(pose.model, pose.cam_T_obj, evidence, by_edges=self.config.stand_together)
+        moved = self.search.move(pose.model, pose.cam_T_obj, evidence, by_edges)
         return self._judged(pose.look, evidence[0], moved)
 
-    def _doubted(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
+    def _support(self, poses: Sequence[PoseEstimate]) -> Support | None:
+        """Find what most of them stand on; None where too few agree."""
+        return find_support([self._standing(pose) for pose in self._distinct(poses, self.config.instances_per_object)])
+
+    def _doubted(self, poses: Sequence[PoseEstimate], support: Support | None) -> list[PoseEstimate]:
         """Believe less what doesn't stand where the others do."""
-        support = find_support(
-            [self._standing(pose) for pose in self._distinct(poses, self.config.instances_per_object)]
-        )
         if support is None:
             return list(poses)
         return [_believed(pose, settle(self._standing(pose), support)[1]) for pose in poses]
 
-    def _stood(self, poses: Sequence[PoseEstimate], evidence: Sequence[Sequence[Evidence]]) -> list[PoseEstimate]:
+    def _stood(
+        self, poses: Sequence[PoseEstimate], support: Support | None, evidence: Sequence[Sequence[Evidence]]
+    ) -> list[PoseEstimate]:
         """Move all objects to where they stand together and all looks see them, and judge them there."""
-        free = [self._standing(pose) for pose in poses]
-        support = find_support(free)
         if support is None:
             return list(poses)
+        free = [self._standing(pose) for pose in poses]
         search = self.search
         assert search is not None
 
