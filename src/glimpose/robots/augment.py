@@ -1,11 +1,14 @@
 """Frames changed at random for training, with labels that change along."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 
+from glimpose.data.backgrounds import procedural_texture
 from glimpose.data.images import warp
 from glimpose.data.sensor import Range, SensorConfig, occlude, simulate_sensor
 from glimpose.robots.labels import Labels
@@ -28,6 +31,11 @@ def _other_places() -> SensorConfig:
     )
 
 
+Texture = Callable[[np.random.Generator, int, int], np.ndarray]
+FILTER_SIDES = (1, 3, 3, 5)
+"""Of random filters: mostly colours, or what is next to each other, too."""
+
+
 @dataclass(frozen=True)
 class AugmentConfig:
     """How much frames are changed; probabilities are those of a change occurring at all."""
@@ -46,11 +54,21 @@ class AugmentConfig:
     """So many patches of random texture are laid over a frame: places differ in what stands about."""
     clutter_size: Range = (0.05, 0.3)
     """Relative to the image's shorter side."""
+    photographs: Path | None = None
+    """Folder of photographs of anything, for clutter and overlays; procedural textures when not given."""
+    overlay_prob: float = 0.0
+    """Another picture lies over the whole frame, half transparent (Hansen and Wang, arXiv 2011.13389)."""
+    overlay: Range = (0.1, 0.5)
+    """Its opacity."""
+    filter_prob: float = 0.0
+    """A random filter changes colours and textures, but no shapes (Xu et al., arXiv 2007.13003)."""
+    filter_share: Range = (0.0, 0.7)
+    """How much of the filtered picture is mixed with the frame."""
     sensor_prob: float = 0.8
     sensor: SensorConfig = field(default_factory=_other_places)
 
     def __post_init__(self) -> None:
-        for name in ("zoom", "clutter", "clutter_size"):
+        for name in ("zoom", "clutter", "clutter_size", "overlay", "filter_share"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} = {(low, high)}: expected the lower bound first")
@@ -60,7 +78,8 @@ class AugmentConfig:
         if difficulty == 1:
             return self
         clutter = round(self.clutter[0] * difficulty), round(self.clutter[1] * difficulty)
-        return replace(self, clutter=clutter, sensor=self.sensor.eased(difficulty))
+        shares = {name: getattr(self, name) * difficulty for name in ("overlay_prob", "filter_prob")}
+        return replace(self, clutter=clutter, **shares, sensor=self.sensor.eased(difficulty))
 
 
 @dataclass(frozen=True)
@@ -128,11 +147,18 @@ def move(
     return moved, out
 
 
-def recolor(image: np.ndarray, config: AugmentConfig, rng: np.random.Generator) -> np.ndarray:
-    """Change light and camera at random, and hide a little."""
+def recolor(
+    image: np.ndarray, config: AugmentConfig, rng: np.random.Generator, texture: Texture = procedural_texture
+) -> np.ndarray:
+    """Change what isn't the robot, light and camera at random, and hide a little; `texture` as `occlude` takes it."""
     if rng.random() < config.blackout_prob:
         image = _black_out(image, rng)
-    rgb, _ = occlude(image.astype(np.float32) / 255, rng, num_occluders=config.clutter, size=config.clutter_size)
+    rgb, _ = occlude(image.astype(np.float32) / 255, rng, texture, config.clutter, config.clutter_size)
+    if rng.random() < config.overlay_prob:
+        other = texture(rng, *rgb.shape[:2]).astype(np.float32) / 255
+        rgb += np.float32(rng.uniform(*config.overlay)) * (other - rgb)
+    if rng.random() < config.filter_prob:
+        rgb += np.float32(rng.uniform(*config.filter_share)) * (_filtered(rgb, rng) - rgb)
     if rng.random() < config.sensor_prob:
         return simulate_sensor(rgb, rng, config.sensor, native_scale=1.0)
     return np.rint(rgb * 255).astype(np.uint8)
@@ -146,13 +172,15 @@ class Change:
     config: AugmentConfig
     seed: tuple[int, ...]
     """Of what is random about light and camera; frames of one seed are changed alike."""
+    texture: Texture = procedural_texture
+    """Of what is laid over it."""
 
     def __call__(
         self, image: np.ndarray, labels: Labels, mirrored: Sequence[int], scale: float
     ) -> tuple[np.ndarray, Labels]:
         """Change a frame and its labels."""
         image, labels = move(image, labels, mirrored, self.motion, scale)
-        return recolor(image, self.config, np.random.default_rng(self.seed)), labels
+        return recolor(image, self.config, np.random.default_rng(self.seed), self.texture), labels
 
 
 def _black_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -162,3 +190,14 @@ def _black_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     patch = image.copy()
     patch[int(top) :, int(left) : int(right)] = rng.integers(0, 40, 3)
     return patch
+
+
+def _filtered(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Filter with random weights from all channels to each, which keep their means and deviations."""
+    side = int(rng.choice(FILTER_SIDES))
+    kernels = rng.standard_normal((3, 3, side, side), dtype=np.float32)
+    filtered = np.stack([np.sum([cv2.filter2D(rgb[..., j], -1, row[j]) for j in range(3)], 0) for row in kernels], -1)
+    mean, deviation = (np.ravel(values) for values in cv2.meanStdDev(rgb))
+    found_mean, found_deviation = (np.ravel(values) for values in cv2.meanStdDev(filtered))
+    gain = deviation / (found_deviation + 1e-3)
+    return np.clip(filtered * gain + (mean - gain * found_mean), 0, 1).astype(np.float32)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from glimpose.config import to_dict
+from glimpose.data.backgrounds import Backgrounds
 from glimpose.data.led_h5 import Recording
 from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
 from glimpose.robots.augment import AugmentConfig, Change, draw_motion, zoomed
@@ -80,6 +81,7 @@ class LedBatches(Dataset[Batch]):
         self.focal_px = float(recording.width) if recording.camera is None else focal_px(recording.camera)
         self.mirrored = model.robot.mirrored if augmentation.flip_prob else ()
         self.augmentation = augmentation
+        self.texture = Backgrounds(augmentation.photographs).texture
         self.config = config
         self.seed = seed
         self.batches_per_step = 1
@@ -103,13 +105,13 @@ class LedBatches(Dataset[Batch]):
             first = int(orders[epoch][place])
             frames += [int(self.frames[first]), int(self.frames[self._opposite(first)])]
             motion = draw_motion(augmentation, np.random.default_rng([self.seed, index, couple]))
-            changes += 2 * [Change(motion, augmentation, (self.seed, index, couple, 1))]
+            changes += 2 * [Change(motion, augmentation, (self.seed, index, couple, 1), self.texture)]
         view_of = range(self.config.views if started == 1 else 0)
         for i in view_of:
             rng = np.random.default_rng([self.seed, index, i, 2])
             frames.append(frames[i])
             motion = zoomed(changes[i].motion, augmentation, rng)
-            changes.append(Change(motion, augmentation, (self.seed, index, i, 3)))
+            changes.append(Change(motion, augmentation, (self.seed, index, i, 3), self.texture))
         batch = self.collate(frames, changes)
         if started < 1:
             batch["started"] = torch.tensor(started)
