@@ -13,6 +13,8 @@ import numpy as np
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 SHIFT = 4  # fractional bits of OpenCV's polygon corners
+Texture = Callable[[np.random.Generator, int, int], np.ndarray]
+"""Draws a picture of that height and width, such as `procedural_texture` or `Backgrounds.texture`."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def random_piece(
     height: int,
     width: int,
     size_px: float,
-    texture: Callable[[np.random.Generator, int, int], np.ndarray] = procedural_texture,
+    texture: Texture = procedural_texture,
     center_uv: tuple[float, float] | None = None,
 ) -> Piece:
     """Draw a patch of about `size_px` pixels seen in perspective, for an image of the given size.

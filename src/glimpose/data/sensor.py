@@ -1,6 +1,5 @@
 """From a rendered image to what a consumer camera delivers: compositing, occluders, optics, sensor, JPEG."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from glimpose.data.backgrounds import procedural_texture, random_piece
+from glimpose.data.backgrounds import Texture, procedural_texture, random_piece
 
 Range = tuple[float, float]
 
@@ -109,7 +108,7 @@ def composite(
 def occlude(
     rgb: np.ndarray,
     rng: np.random.Generator,
-    texture: Callable[[np.random.Generator, int, int], np.ndarray] = procedural_texture,
+    texture: Texture = procedural_texture,
     num_occluders: tuple[int, int] = (1, 3),
     size: Range = (0.1, 0.5),
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,14 +1,14 @@
 """Frames changed at random for training, with labels that change along."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from glimpose.data.backgrounds import procedural_texture
+from glimpose.data.backgrounds import Texture, procedural_texture
 from glimpose.data.images import warp
 from glimpose.data.sensor import Range, SensorConfig, occlude, simulate_sensor
 from glimpose.robots.labels import Labels
@@ -31,7 +31,6 @@ def _other_places() -> SensorConfig:
     )
 
 
-Texture = Callable[[np.random.Generator, int, int], np.ndarray]
 FILTER_SIDES = (1, 3, 3, 5)
 """Of random filters: mostly colours, or what is next to each other, too."""
 

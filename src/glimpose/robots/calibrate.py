@@ -139,7 +139,8 @@ def fit(known: Sequence[Known], camera_height_m: float = math.nan) -> Calibratio
     by_both = replace(by_size, height_m=camera_height_m + rise_m, horizon=horizon)
 
     def error(calibration: Calibration) -> float:
-        found_m = [calibration.distance_m(k.log_range, k.slope, k.reach_px, camera_height_m) for k in known]
+        unlimited = replace(calibration, farthest_m=FARTHEST_M)  # a limit would hide how wrong either is
+        found_m = [unlimited.distance_m(k.log_range, k.slope, k.reach_px, camera_height_m) for k in known]
         return float(np.abs(np.log(found_m / distances_m)).mean())
 
     if rise_m and error(by_both) < error(by_size):

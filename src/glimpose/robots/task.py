@@ -1,7 +1,7 @@
 """Training on a recording: batches of frames, losses, and what is measured on frames held out."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -193,8 +193,9 @@ class RobotsTask:
         num_held_out = 0 if validation else max(1, round(batch.validation_share * len(recording)))
         frames = range(len(recording) - num_held_out)
         self.batches = LedBatches(recording, frames, model, augmentation, batch, seed)
+        unread = replace(augmentation, photographs=None)  # frames held out are never changed
         self.held_out = LedBatches(
-            validation or recording, range(len(validation or recording)), model, augmentation, batch, seed
+            validation or recording, range(len(validation or recording)), model, unread, batch, seed
         )
         rows = range(len(validation)) if validation else range(len(frames), len(recording))
         self.held_out_frames = [rows[i] for i in range(0, len(rows), -(-len(rows) // batch.validation_frames))]
