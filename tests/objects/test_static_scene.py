@@ -180,6 +180,8 @@ class Teacher:
         """Photographs and objects whose poses it hardly believes."""
         self.hidden: set[tuple[int, int]] = set()
         """Photographs and objects that aren't seen in them."""
+        self.told_apart: set[tuple[int, int]] = set()
+        """Photographs and objects whose poses it hardly believes if they are turned otherwise than is true."""
         self.decoys: dict[tuple[int, int], np.ndarray] = {}
         """By photograph and object, the pose of something else that is taken for it."""
 
@@ -197,7 +199,10 @@ class Teacher:
             is_there = is_near(pose, self.truth[number][index]) and (number, index) not in self.hidden
             is_taken = decoy is not None and is_near(pose, decoy)
             estimate = self.estimate(number, K, index, pose, overlap=0.9 if is_there or is_taken else 0.0)
-            score = 0.25 if is_taken else 0.04 if (number, index) in self.faint else estimate.score
+            is_faint = (number, index) in self.faint
+            if (number, index) in self.told_apart:
+                is_faint = turn_deg(pose, self.truth[number][index]) > 20
+            score = 0.25 if is_taken else 0.04 if is_faint else estimate.score
             looked.append(replace(estimate, score=score))
         return [replace(pose, score=0.03) for pose in looked] if number == self.dim else looked
 
@@ -234,8 +239,7 @@ class Teacher:
 
 def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
     """Objects are labelled where they stand, found there or not, unless nothing of the kind is seen there."""
-    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
-        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+    without_edges(monkeypatch)
     rng = np.random.default_rng(8)
     before = arrangement(rng, 5)
     after = before.copy()
@@ -272,10 +276,30 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pyt
         assert np.linalg.norm(seen_px[0] - seen_px[1]) > 30
 
 
+@pytest.mark.parametrize(("margin", "weight"), [(0.05, 1.0), (0.02, 0.4), (0.0, 0.012), (-0.02, 0.012)])
+def test_edges_tell_what_the_teacher_has_yet_to_learn(
+    objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch, margin: float, weight: float
+):
+    """Where it finds an object unlikely, edges tell whether it's still in its place; without them, it hardly counts."""
+    without_edges(monkeypatch)
+    rng = np.random.default_rng(15)
+    sightings, cameras, truth = sighted(rng, [arrangement(rng, 5)], 12, 1.0)
+    teacher = Teacher(objects, sightings, truth)
+    teacher.dim = 5
+
+    def in_dim_photograph(model: ObjectModel, cam_T_obj: np.ndarray, *_: object) -> float:
+        return margin if is_near(cam_T_obj, truth[5][model.obj_id - 1]) else 0.0
+
+    monkeypatch.setattr("glimpose.objects.scene_labels.edge_margin", in_dim_photograph)
+    photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(12)]
+    labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
+    weights = [label.weight for label in labels.labels if label.photograph == 5 and label.weight > 0]
+    assert weights == pytest.approx([weight] * 5, abs=0.001)
+
+
 def test_one_photograph_is_enough_for_what_stands(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
     """Objects were turned from place to place, so it's known how they stand; the support tells distances."""
-    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
-        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+    without_edges(monkeypatch)
     rng = np.random.default_rng(11)
     places = [arrangement(rng, 5) for _ in range(3)]
     once = places[0].copy()
@@ -295,13 +319,29 @@ def test_one_photograph_is_enough_for_what_stands(objects: list[ObjectModel], mo
     assert off_m[0] < 0.5 * off_m[1]
 
 
+def test_what_was_turned_in_its_place_is_looked_for_anew(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
+    """Something of the kind is seen in its place, but far less likely than in other photographs."""
+    without_edges(monkeypatch)
+    rng = np.random.default_rng(14)
+    places = [arrangement(rng, 5) for _ in range(3)]
+    turned = places[2].copy()
+    turned[2] = turned[2] @ in_place_turned(90)
+    sightings, cameras, truth = sighted(rng, [*places[:1] * 7, *places[1:2] * 7, *places[2:] * 7, turned], 1, 1.0, 0.01)
+    photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(22)]
+    teacher = Teacher(objects, [replace(s, score=0.4) for s in sightings], truth)
+    teacher.told_apart = {(21, 2)}
+    labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
+    (label,) = (label for label in labels.labels if (label.photograph, label.object_index) == (21, 2))
+    assert turn_deg(label.cam_T_obj, truth[21][2]) < 5
+    assert label.weight > 0.9
+
+
 @pytest.mark.parametrize("is_told_apart", [True, False])
 def test_what_is_taken_for_an_object_elsewhere_is_no_label(
     objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch, is_told_apart: bool
 ):
     """Where the object is hidden, something else is taken for it; but also in photographs that show the object."""
-    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
-        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+    without_edges(monkeypatch)
     rng = np.random.default_rng(12)
     sightings, cameras, truth = sighted(rng, [arrangement(rng, 5)], 20, 1.0)
     teacher = Teacher(objects, sightings, truth)
@@ -322,8 +362,7 @@ def test_what_is_taken_for_an_object_elsewhere_is_no_label(
 
 def test_what_is_glimpsed_is_labelled_where_edges_have_it(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
     """Turned otherwise in each photograph, it's in no place; once it is, doubt about all of it alike is none."""
-    for name in ("turn_objects", "fit_to_edges"):  # these photographs have no edges
-        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+    without_edges(monkeypatch)
     rng = np.random.default_rng(13)
     places = [arrangement(rng, 5) for _ in range(3)]
     sightings, cameras, truth = sighted(rng, places, 7, 1.0, 0.01)
@@ -350,8 +389,19 @@ def test_what_is_glimpsed_is_labelled_where_edges_have_it(objects: list[ObjectMo
     assert weights == dict.fromkeys(range(21), 1.0)
 
 
+def without_edges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These photographs have none, so they tell nothing."""
+    for name in ("turn_objects", "fit_to_edges"):
+        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+    monkeypatch.setattr("glimpose.objects.scene_labels.edge_margin", lambda *_: 0.0)
+
+
 def is_near(a: np.ndarray, b: np.ndarray) -> bool:
     return bool(np.linalg.norm(a[:3, 3] - b[:3, 3]) < 0.1)
+
+
+def turn_deg(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.rad2deg(Rotation.from_matrix(a[:3, :3].T @ b[:3, :3]).magnitude()))
 
 
 def is_right(sighting: Sighting, truth: dict[int, np.ndarray]) -> bool:

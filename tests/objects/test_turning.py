@@ -15,7 +15,7 @@ from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.objects.standing import Stand, Standing, Support
 from glimpose.objects.standing_scene import StandingScene
 from glimpose.objects.static_scene import Placement, Sighting, StaticScene
-from glimpose.objects.turning import fit_to_edges, turn_objects
+from glimpose.objects.turning import edge_margin, fit_to_edges, turn_objects
 from glimpose.render.mesh import Mesh, box_mesh
 
 UNIT_M = 0.4
@@ -24,18 +24,23 @@ HEIGHT_M = 0.05
 HALF_TURN = Rotation.from_euler("z", 180, degrees=True).as_matrix()
 
 
+def of_boxes(parts: Parts, *boxes: tuple[tuple[float, float, float], tuple[float, float, float]]) -> Parts:
+    """One object that consists of boxes, given by sizes and centres."""
+    meshes = [box_mesh(size) for size, _ in boxes]
+    first = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)]).tolist()
+    mesh = Mesh(
+        np.concatenate([mesh.vertices + np.float32(at) for mesh, (_, at) in zip(meshes, boxes, strict=True)]),
+        np.concatenate([mesh.faces + start for mesh, start in zip(meshes, first[:-1], strict=True)]),
+        np.concatenate([mesh.normals for mesh in meshes]),
+        np.full((first[-1], 3), 225, np.uint8),
+    )
+    return replace(parts, meshes=[mesh], objects=[object_model(1, "jug", mesh, 8)])
+
+
 @pytest.fixture(scope="module")
 def jug(parts: Parts) -> Parts:
     """A body with a spout at one side, and none at the other."""
-    body, spout = box_mesh((0.06, 0.06, 0.1)), box_mesh((0.06, 0.014, 0.014))
-    shifted = spout.vertices + np.float32([0.05, 0.004, 0.03])
-    mesh = Mesh(
-        np.concatenate([body.vertices, shifted]),
-        np.concatenate([body.faces, spout.faces + len(body.vertices)]),
-        np.concatenate([body.normals, spout.normals]),
-        np.full((len(body.vertices) + len(shifted), 3), 225, np.uint8),
-    )
-    return replace(parts, meshes=[mesh], objects=[object_model(1, "jug", mesh, 8)])
+    return of_boxes(parts, ((0.06, 0.06, 0.1), (0, 0, 0)), ((0.06, 0.014, 0.014), (0.05, 0.004, 0.03)))
 
 
 @pytest.fixture(scope="module")
@@ -128,6 +133,27 @@ def test_edges_are_supported_where_they_are(jug: Parts, search: PoseSearch):
     away[0, 3] += 2
     assert draw_edges(search.renderer, jug.meshes[0], away, edges, model.diameter_m) is None
     assert edge_support(edges, None, 1) == 0
+
+
+@pytest.mark.parametrize("view", range(6))
+def test_one_photograph_tells_the_pose_from_those_aside(parts: Parts, view: int):
+    """Edges support the true pose most, not one that is turned or beside it; blank pictures support none."""
+    tripod = of_boxes(
+        parts,
+        ((0.1, 0.02, 0.02), (0.05, 0, 0)),
+        ((0.02, 0.07, 0.03), (0.02, 0.035, 0)),
+        ((0.03, 0.02, 0.12), (0, 0, 0.06)),
+    )
+    search = PoseSearch(tripod.objects, {1: tripod.meshes[0]}, tripod.network, SearchConfig(num_views=1))
+    scene, model = scene_of(6, np.eye(4)), tripod.objects[0]
+    turn, beside = turned(Rotation.from_euler("z", 90, degrees=True).as_matrix()), np.eye(4)
+    beside[0, 3] = 0.016 / UNIT_M
+    pose, *wrong = (scene.cam_T_obj(view, Placement(0, T, frozenset())) for T in (np.eye(4), turn, beside))
+    evidence = true_evidence(tripod, 0, pose)
+    edges, blank = (EdgeMap.of(crop, evidence.K, 1.0) for crop in (evidence.crop, np.full_like(evidence.crop, 128)))
+    assert edge_margin(model, pose, edges, search) > 0.05
+    assert all(edge_margin(model, other, edges, search) < -0.05 for other in wrong)
+    assert edge_margin(model, pose, blank, search) == 0
 
 
 @pytest.fixture

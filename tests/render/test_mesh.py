@@ -236,3 +236,11 @@ def test_neighbours_together_orders_all_faces_and_brings_neighbours_together() -
     centres = ball.vertices[ball.faces].mean(1)
     steps = [np.linalg.norm(np.diff(points, axis=0), axis=1).mean() for points in (centres, centres[order])]
     assert steps[1] < 0.1 * steps[0]
+
+
+@pytest.mark.parametrize(("name", "dtype"), [("faces", np.int64), ("vertices", np.float64)])
+def test_arrays_of_other_types_are_refused(name: str, dtype: type):
+    """Renderers would read their bytes as something else."""
+    box = box_mesh((0.1, 0.1, 0.1))
+    with pytest.raises(ValueError, match=rf"Mesh\.{name}: is of type {np.dtype(dtype)}, expected"):
+        replace(box, **{name: getattr(box, name).astype(dtype)})

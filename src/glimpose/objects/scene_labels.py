@@ -36,7 +36,7 @@ from glimpose.objects.static_scene import (
     part_placements,
     place_objects,
 )
-from glimpose.objects.turning import fit_to_edges, turn_objects
+from glimpose.objects.turning import edge_margin, fit_to_edges, turn_objects
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,9 @@ LEAST_BELIEF = 0.2
 one plus the margin of their edges in units of `CLEAR_MARGIN`. What stands still and looks a little like the object is
 taken for it in many photographs alike, but agrees less; what the teacher never saw right, edges tell."""
 CLEAR_MARGIN = 0.05
+"""Of edges, over many photographs or in one."""
+LEAST_TRUST = 0.25
+"""In an object's being in a place while a photograph was taken; with less, it's looked for elsewhere in that."""
 LEAST_SIGHTED = 0.3
 """Probability of a pose, for one photograph to be enough to place an object that stands."""
 STOOD_TOLERANCE = 0.06
@@ -64,8 +67,8 @@ def label_static_scene(
     an object stands, it is labelled in those that show it there, if need be by looking again; in others it may be
     hidden, or have been moved. Which way round it is, and where exactly, the photographs' edges tell. Where it's known
     how objects stand, one photograph is enough, and what is only glimpsed is labelled where edges tell how it stands.
-    Labels weigh by the square of how likely they are, relative to the object's others, and at most 1. Other poses weigh
-    nothing; those of an object that is labelled elsewhere in the photograph are mistaken.
+    Labels weigh as much as they are trusted (`_trust`). Other poses weigh nothing; those of an object that is labelled
+    elsewhere in the photograph are mistaken.
     """
     found = find(teacher, photographs)
     sightings = [
@@ -82,7 +85,10 @@ def label_static_scene(
         scene, seen = _stood(scene, seen, learned, found, teacher, photographs)
         learned = _standing(scene, seen, found, teacher) or learned
         standings, recognised = learned.standings, len(scene.placements)
-        scene, seen = _glimpsed(scene, seen, learned, sightings, teacher, photographs)
+        scene = _glimpsed(scene, seen, learned, sightings, teacher, photographs)
+    looked = _looked(scene, teacher, photographs)
+    trust = _trust(scene, looked, teacher, recognised)
+    seen = {pair: looked[pair] for pair in likeliest(scene, trust) if trust[pair] > 0}
     for p, placement in enumerate(scene.placements):
         logger.info(
             "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
@@ -91,10 +97,7 @@ def label_static_scene(
             placement.margin,
             sum(q == p for _, q in seen),
         )
-    weights = _weights(scene, seen, recognised)
-    labels = [
-        make_label(pair[0], pose, photographs[pair[0]].K, pose.score, weights[pair]) for pair, pose in seen.items()
-    ]
+    labels = [make_label(pair[0], pose, photographs[pair[0]].K, pose.score, trust[pair]) for pair, pose in seen.items()]
     known = {(label.photograph, label.object_index): label for label in labels}
     mistaken = []
     background = found.classes[:, 0].copy()
@@ -112,19 +115,38 @@ def label_static_scene(
     return Labels(labels, background, mistaken, standings)
 
 
-def _weights(
-    scene: StaticScene, seen: Mapping[tuple[int, int], PoseEstimate], recognised: int
+def _trust(
+    scene: StaticScene,
+    looked: Mapping[tuple[int, int], PoseEstimate],
+    teacher: PoseEstimator,
+    recognised: int | None = None,
 ) -> dict[tuple[int, int], float]:
-    """How much labels teach, by photograph and number of the placement; the first placements were recognised.
+    """How far to trust that objects are in their places, 0..1, by photograph and number of the placement.
 
-    Less likely than the object's others, it was most often moved; half as likely teaches a quarter. What is glimpsed,
-    the teacher believes little everywhere: that tells something only compared with the same place's other photographs.
+    Less likely than the object's others, it was most often moved; half as likely is trusted by a quarter. But the
+    teacher finds unlikely, too, what it has yet to learn: views in which it takes the object to be turned otherwise.
+    Those the photograph's own edges tell from an object that was moved; where photographs don't agree with a placement,
+    edges alone count. The first placements were ``recognised``; what is only glimpsed, the teacher believes little
+    everywhere: that tells something only compared with the same place's other photographs.
     """
+    search = teacher.search
+    assert search is not None
+    placements = scene.placements
+    recognised = len(placements) if recognised is None else recognised
+    group = [placement.object_index if p < recognised else -1 - p for p, placement in enumerate(placements)]
     scores = defaultdict(list)
-    group = [placement.object_index if p < recognised else -1 - p for p, placement in enumerate(scene.placements)]
-    for (_, p), pose in seen.items():
-        scores[group[p]].append(pose.score)
-    return {(n, p): min(1.0, pose.score / float(np.mean(scores[group[p]]))) ** 2 for (n, p), pose in seen.items()}
+    for (number, p), pose in looked.items():
+        if number in placements[p].photographs:
+            scores[group[p]].append(pose.score)
+    usual = {key: float(np.mean(own)) for key, own in scores.items()}
+    trust = {}
+    for (number, p), pose in looked.items():
+        likely = min(1.0, pose.score / usual[group[p]]) ** 2 if number in placements[p].photographs else 0.0
+        trust[number, p] = likely
+        if likely < 1:
+            margin = edge_margin(pose.model, pose.cam_T_obj, pose.look.evidence().edges, search)
+            trust[number, p] = max(likely, min(margin / CLEAR_MARGIN, 1.0))
+    return trust
 
 
 def _settled(
@@ -271,7 +293,7 @@ def _stood(
     """
     search, objects = teacher.search, teacher.objects
     assert search is not None
-    placed = {(number, scene.placements[p].object_index) for number, p in seen}
+    placed = _trusted(scene, seen, teacher)
     evidence: dict[tuple[int, int], Evidence] = {}
     sightings = []
     for number, poses in enumerate(found.poses):
@@ -309,11 +331,11 @@ def _glimpsed(
     sightings: Sequence[Sighting],
     teacher: PoseEstimator,
     photographs: Sequence[Photograph],
-) -> tuple[StaticScene, dict[tuple[int, int], PoseEstimate]]:
+) -> StaticScene:
     """Place what the teacher sees the wrong way round wherever it sees it, by how objects stand and by edges."""
     search, objects = teacher.search, teacher.objects
     assert search is not None
-    placed = {(number, scene.placements[p].object_index) for number, p in seen}
+    placed = _trusted(scene, seen, teacher)
     left = [
         s
         for s in sightings
@@ -330,10 +352,15 @@ def _glimpsed(
     shown = tqdm(glimpses, desc="place what is glimpsed", unit="place", leave=False)
     found = [place_glimpsed(glimpse, evidence, scene, standing, search) for glimpse in shown]
     placements = [placement for placement in found if placement and _has_room(placement, scene, objects)]
-    added = replace(scene, placements=surest_first(placements, scene.unit_m, objects))
-    num = len(scene.placements)
-    more = {(number, num + p): pose for (number, p), pose in _seen(added, teacher, photographs).items()}
-    return replace(scene, placements=[*scene.placements, *added.placements]), {**seen, **more}
+    return replace(scene, placements=[*scene.placements, *surest_first(placements, scene.unit_m, objects)])
+
+
+def _trusted(
+    scene: StaticScene, seen: Mapping[tuple[int, int], PoseEstimate], teacher: PoseEstimator
+) -> set[tuple[int, int]]:
+    """Photographs, and indices of objects that are trusted to be where those show them."""
+    trust = _trust(scene, seen, teacher)
+    return {(number, scene.placements[p].object_index) for number, p in seen if trust[number, p] >= LEAST_TRUST}
 
 
 def _believed(

@@ -46,6 +46,10 @@ OTHER_DIAMETERS = 0.25
 LEAST_MARGIN = 0.03
 """Of edges' support, by which a pose has to surpass all others to be taken instead of the one at hand."""
 MOST_MARGIN = 0.15
+ASIDE_DEG = (-140, -90, -40, 40, 90, 140, 180)
+"""About each of the object's axes, poses that one photograph's edges are to tell from the one at hand."""
+ASIDE_DIAMETERS = 0.12
+"""The same for poses beside it."""
 UNRIVALLED = 0.05
 """Margin where all that were moved came to one pose: by how much it surpasses others isn't known."""
 
@@ -86,6 +90,22 @@ def turn_objects(
             placement = Turning(scene, placement, own, objects, search).turned(rotations)
         placements.append(placement)
     return replace(scene, placements=placements)
+
+
+def edge_margin(model: ObjectModel, cam_T_obj: np.ndarray, edges: EdgeMap, search: PoseSearch) -> float:
+    """By how much one photograph's edges support a pose more than those turned about its axes, and those beside it."""
+
+    def support(pose: np.ndarray) -> float:
+        contour = draw_edges(search.renderer, search.meshes[model.obj_id], pose, edges, model.diameter_m)
+        return edge_support(edges, contour, 1)
+
+    turns = [Rotation.from_euler(axis, deg, degrees=True).as_matrix() for axis in "xyz" for deg in ASIDE_DEG]
+    others = [make_pose(cam_T_obj[:3, :3] @ turn, cam_T_obj[:3, 3]) for turn in turns]
+    others = [pose for pose in others if pose_gap(pose, cam_T_obj, 1.0, model)[1] > OTHER_DEG]
+    for u, v in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        aside = ASIDE_DIAMETERS * model.diameter_m * np.array([u, v, 0])
+        others.append(make_pose(cam_T_obj[:3, :3], cam_T_obj[:3, 3] + aside))
+    return support(cam_T_obj) - max(support(pose) for pose in others)
 
 
 class _EdgePull:

@@ -41,6 +41,13 @@ class Mesh:
     texture: UInt8[np.ndarray, "h w 3"] | None = None
     """Replaces the colours where both are given; sampled bilinearly."""
 
+    def __post_init__(self) -> None:
+        expected = {"vertices": "float32", "faces": "int32", "normals": "float32", "colors": "uint8", "uv": "float32"}
+        for name, dtype in expected.items():  # a GPU reads bytes, whatever they mean
+            array = getattr(self, name)
+            if array is not None and array.dtype != dtype:
+                raise ValueError(f"Mesh.{name}: is of type {array.dtype}, expected {dtype}")
+
     @property
     def is_textured(self) -> bool:
         """Whether it shows a texture rather than its colours."""
