@@ -290,7 +290,7 @@ def test_edges_tell_what_the_teacher_has_yet_to_learn(
     def in_dim_photograph(model: ObjectModel, cam_T_obj: np.ndarray, *_: object) -> float:
         return margin if is_near(cam_T_obj, truth[5][model.obj_id - 1]) else 0.0
 
-    monkeypatch.setattr("glimpose.objects.scene_labels.edge_margin", in_dim_photograph)
+    monkeypatch.setattr("glimpose.objects.trust.edge_margin", in_dim_photograph)
     photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(12)]
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
     weights = [label.weight for label in labels.labels if label.photograph == 5 and label.weight > 0]
@@ -360,8 +360,14 @@ def test_what_is_taken_for_an_object_elsewhere_is_no_label(
     assert labelled == set(range(12)) if is_told_apart else labelled > set(range(12))
 
 
-def test_what_is_glimpsed_is_labelled_where_edges_have_it(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
-    """Turned otherwise in each photograph, it's in no place; once it is, doubt about all of it alike is none."""
+@pytest.mark.parametrize("is_decoy", [False, True])
+def test_what_is_glimpsed_is_labelled_where_edges_have_it(
+    objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch, is_decoy: bool
+):
+    """Turned otherwise in each photograph, it's in no place; once it is, doubt about all of it alike is none.
+
+    But what looks like it also in photographs that show it elsewhere isn't it.
+    """
     without_edges(monkeypatch)
     rng = np.random.default_rng(13)
     places = [arrangement(rng, 5) for _ in range(3)]
@@ -374,10 +380,17 @@ def test_what_is_glimpsed_is_labelled_where_edges_have_it(objects: list[ObjectMo
             pose[:3, :3] = Rotation.random(random_state=rng).as_matrix()
         teacher.sightings.append(replace(s, cam_T_obj=pose, score=0.2))
     asked = []
+    place = places[0][3].copy()
+    if is_decoy:
+        place[:2, 3] = 0.0, 0.0
+        teacher.hidden = teacher.faint
+        teacher.decoys = {(n, 3): camera_ @ in_units(place) for n, camera_ in cameras.items()}
+        for pose in teacher.decoys.values():
+            pose[:3, 3] *= UNIT_M
 
     def by_edges(glimpse: Glimpse, evidence: object, scene: StaticScene, *_: object) -> Placement:
         asked.append(glimpse)
-        return Placement(3, in_units(places[0][3]), frozenset(glimpse.photographs), 0.1)
+        return Placement(3, in_units(place), frozenset(glimpse.photographs), 0.1)
 
     monkeypatch.setattr("glimpose.objects.scene_labels.place_glimpsed", by_edges)
     photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(21)]
@@ -386,14 +399,14 @@ def test_what_is_glimpsed_is_labelled_where_edges_have_it(objects: list[ObjectMo
     weights = {
         label.photograph: label.weight for label in labels.labels if label.object_index == 3 and label.weight > 0
     }
-    assert weights == dict.fromkeys(range(21), 1.0)
+    assert weights == dict.fromkeys(range(7, 21) if is_decoy else range(21), 1.0)
 
 
 def without_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     """These photographs have none, so they tell nothing."""
     for name in ("turn_objects", "fit_to_edges"):
         monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
-    monkeypatch.setattr("glimpose.objects.scene_labels.edge_margin", lambda *_: 0.0)
+    monkeypatch.setattr("glimpose.objects.trust.edge_margin", lambda *_: 0.0)
 
 
 def is_near(a: np.ndarray, b: np.ndarray) -> bool:

@@ -36,7 +36,8 @@ from glimpose.objects.static_scene import (
     part_placements,
     place_objects,
 )
-from glimpose.objects.turning import edge_margin, fit_to_edges, turn_objects
+from glimpose.objects.trust import CLEAR_MARGIN, LEAST_TRUST, trust_places
+from glimpose.objects.turning import fit_to_edges, turn_objects
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +47,6 @@ LEAST_BELIEF = 0.2
 """In an object's being in a place: the mean probability of its poses there, over the photographs that show it, times
 one plus the margin of their edges in units of `CLEAR_MARGIN`. What stands still and looks a little like the object is
 taken for it in many photographs alike, but agrees less; what the teacher never saw right, edges tell."""
-CLEAR_MARGIN = 0.05
-"""Of edges, over many photographs or in one."""
-LEAST_TRUST = 0.25
-"""In an object's being in a place while a photograph was taken; with less, it's looked for elsewhere in that."""
 LEAST_SIGHTED = 0.3
 """Probability of a pose, for one photograph to be enough to place an object that stands."""
 STOOD_TOLERANCE = 0.06
@@ -67,8 +64,8 @@ def label_static_scene(
     an object stands, it is labelled in those that show it there, if need be by looking again; in others it may be
     hidden, or have been moved. Which way round it is, and where exactly, the photographs' edges tell. Where it's known
     how objects stand, one photograph is enough, and what is only glimpsed is labelled where edges tell how it stands.
-    Labels weigh as much as they are trusted (`_trust`). Other poses weigh nothing; those of an object that is labelled
-    elsewhere in the photograph are mistaken.
+    Labels weigh as much as they are trusted (`trust_places`). Other poses weigh nothing; those of an object that is
+    labelled elsewhere in the photograph are mistaken.
     """
     found = find(teacher, photographs)
     sightings = [
@@ -86,9 +83,7 @@ def label_static_scene(
         learned = _standing(scene, seen, found, teacher) or learned
         standings, recognised = learned.standings, len(scene.placements)
         scene = _glimpsed(scene, seen, learned, sightings, teacher, photographs)
-    looked = _looked(scene, teacher, photographs)
-    trust = _trust(scene, looked, teacher, recognised)
-    seen = {pair: looked[pair] for pair in likeliest(scene, trust) if trust[pair] > 0}
+    seen, trust = _shown(scene, teacher, photographs, recognised)
     for p, placement in enumerate(scene.placements):
         logger.info(
             "%s: stands where %d photographs agree, by a margin of %.2f in edges; seen in %d",
@@ -115,38 +110,30 @@ def label_static_scene(
     return Labels(labels, background, mistaken, standings)
 
 
-def _trust(
-    scene: StaticScene,
-    looked: Mapping[tuple[int, int], PoseEstimate],
-    teacher: PoseEstimator,
-    recognised: int | None = None,
-) -> dict[tuple[int, int], float]:
-    """How far to trust that objects are in their places, 0..1, by photograph and number of the placement.
+def _shown(
+    scene: StaticScene, teacher: PoseEstimator, photographs: Sequence[Photograph], recognised: int
+) -> tuple[dict[tuple[int, int], PoseEstimate], dict[tuple[int, int], float]]:
+    """What each photograph shows of each object, in that of its places which is trusted most there; with how far.
 
-    Less likely than the object's others, it was most often moved; half as likely is trusted by a quarter. But the
-    teacher finds unlikely, too, what it has yet to learn: views in which it takes the object to be turned otherwise.
-    Those the photograph's own edges tell from an object that was moved; where photographs don't agree with a placement,
-    edges alone count. The first placements were ``recognised``; what is only glimpsed, the teacher believes little
-    everywhere: that tells something only compared with the same place's other photographs.
+    Both by photograph and number of the placement; the first placements were ``recognised``.
     """
-    search = teacher.search
+    search, looked = teacher.search, _looked(scene, teacher, photographs)
     assert search is not None
-    placements = scene.placements
-    recognised = len(placements) if recognised is None else recognised
-    group = [placement.object_index if p < recognised else -1 - p for p, placement in enumerate(placements)]
-    scores = defaultdict(list)
-    for (number, p), pose in looked.items():
-        if number in placements[p].photographs:
-            scores[group[p]].append(pose.score)
-    usual = {key: float(np.mean(own)) for key, own in scores.items()}
-    trust = {}
-    for (number, p), pose in looked.items():
-        likely = min(1.0, pose.score / usual[group[p]]) ** 2 if number in placements[p].photographs else 0.0
-        trust[number, p] = likely
-        if likely < 1:
-            margin = edge_margin(pose.model, pose.cam_T_obj, pose.look.evidence().edges, search)
-            trust[number, p] = max(likely, min(margin / CLEAR_MARGIN, 1.0))
-    return trust
+    genuine, _ = tell_decoys(scene, {pair: pose.score for pair, pose in looked.items()}, teacher.objects)
+    looked = {pair: pose for pair, pose in looked.items() if pair[1] in genuine}
+    agreeing = {(n, p): pose for (n, p), pose in looked.items() if n in scene.placements[p].photographs}
+    trust = trust_places(scene, agreeing, search, recognised)
+    known = _trusted(scene, trust)
+    others = {(n, p): pose for (n, p), pose in looked.items() if (n, scene.placements[p].object_index) not in known}
+    others = {pair: pose for pair, pose in others.items() if pair not in agreeing}
+    trust |= trust_places(scene, others, search, recognised)
+    best = likeliest(scene, trust)
+    return {pair: looked[pair] for pair in best if trust[pair] > 0}, trust
+
+
+def _trusted(scene: StaticScene, trust: Mapping[tuple[int, int], float]) -> set[tuple[int, int]]:
+    """Photographs, and indices of objects that are trusted to be where those show them."""
+    return {(number, scene.placements[p].object_index) for (number, p), value in trust.items() if value >= LEAST_TRUST}
 
 
 def _settled(
@@ -293,7 +280,7 @@ def _stood(
     """
     search, objects = teacher.search, teacher.objects
     assert search is not None
-    placed = _trusted(scene, seen, teacher)
+    placed = _trusted(scene, trust_places(scene, seen, search))
     evidence: dict[tuple[int, int], Evidence] = {}
     sightings = []
     for number, poses in enumerate(found.poses):
@@ -335,7 +322,7 @@ def _glimpsed(
     """Place what the teacher sees the wrong way round wherever it sees it, by how objects stand and by edges."""
     search, objects = teacher.search, teacher.objects
     assert search is not None
-    placed = _trusted(scene, seen, teacher)
+    placed = _trusted(scene, trust_places(scene, seen, search))
     left = [
         s
         for s in sightings
@@ -353,14 +340,6 @@ def _glimpsed(
     found = [place_glimpsed(glimpse, evidence, scene, standing, search) for glimpse in shown]
     placements = [placement for placement in found if placement and _has_room(placement, scene, objects)]
     return replace(scene, placements=[*scene.placements, *surest_first(placements, scene.unit_m, objects)])
-
-
-def _trusted(
-    scene: StaticScene, seen: Mapping[tuple[int, int], PoseEstimate], teacher: PoseEstimator
-) -> set[tuple[int, int]]:
-    """Photographs, and indices of objects that are trusted to be where those show them."""
-    trust = _trust(scene, seen, teacher)
-    return {(number, scene.placements[p].object_index) for number, p in seen if trust[number, p] >= LEAST_TRUST}
 
 
 def _believed(
