@@ -124,8 +124,12 @@ def _shown(
     agreeing = {(n, p): pose for (n, p), pose in looked.items() if n in scene.placements[p].photographs}
     trust = trust_places(scene, agreeing, search, recognised)
     known = _trusted(scene, trust)
-    others = {(n, p): pose for (n, p), pose in looked.items() if (n, scene.placements[p].object_index) not in known}
-    others = {pair: pose for pair, pose in others.items() if pair not in agreeing}
+    # Where an object isn't trusted to be in places that agree, it may be in one of the others.
+    others = {
+        pair: pose
+        for pair, pose in looked.items()
+        if pair not in agreeing and (pair[0], scene.placements[pair[1]].object_index) not in known
+    }
     trust |= trust_places(scene, others, search, recognised)
     best = likeliest(scene, trust)
     return {pair: looked[pair] for pair in best if trust[pair] > 0}, trust
