@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from glimpose import config
-from glimpose.data.sensor import SensorConfig, composite, occlude, simulate_sensor
+from glimpose.data.sensor import SensorConfig, composite, cut_off, occlude, simulate_sensor
 
 IDEAL = SensorConfig(
     native_scale=(1.0, 1.0),
@@ -230,3 +230,22 @@ def test_occluders_use_the_texture_given():
     for seed in range(20):
         occlude(rgb, np.random.default_rng(seed), texture)
     assert calls
+
+
+def test_what_is_cut_off_repeats_the_last_line():
+    rgb = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    before, sides = rgb.copy(), set()
+    for seed in range(40):
+        image, gone = cut_off(rgb, np.random.default_rng(seed))
+        assert image.shape == rgb.shape
+        assert (image[~gone] == rgb[~gone]).all()
+        rows, columns = np.flatnonzero(~gone.all(1)), np.flatnonzero(~gone.all(0))
+        top, bottom, left, right = rows[0], rows[-1] + 1, columns[0], columns[-1] + 1
+        kept = rgb[top:bottom, left:right]
+        beyond = ((top, 40 - bottom), (left, 60 - right), (0, 0))
+        assert np.array_equal(image, np.pad(kept, beyond, mode="edge"))
+        assert gone.sum() == 40 * 60 - kept.shape[0] * kept.shape[1]
+        assert 0.04 < gone.mean() < 0.56
+        sides |= {name for name, cut in zip("tblr", (top, 40 - bottom, left, 60 - right), strict=True) if cut}
+    assert sides == set("tblr")
+    assert np.array_equal(rgb, before)

@@ -129,6 +129,40 @@ def test_turned_pictures_show_what_their_targets_say(parts: Parts, maker):
         maker.sampler.config = before
 
 
+def test_objects_are_put_before_others_and_hide_them(parts: Parts, maker):
+    """Each kind in a colour of its own: what's said to be seen is of the crop's, what's in front of it isn't."""
+    photographs, labels, truths = perfect_labels(parts)
+    index = {model.obj_id: i for i, model in enumerate(parts.objects)}
+    marked = []
+    for photograph, truth in zip(photographs, truths, strict=True):
+        image = np.zeros_like(photograph.image)
+        for obj_id, mask in zip(truth.obj_ids, truth.visible_masks, strict=True):
+            image[mask, index[obj_id]] = 255
+        marked.append(replace(photograph, image=image))
+    quiet = replace(maker.sampler.config.sensor.eased(0.0), noise_prob=0.0, jpeg_prob=0.0, shading_prob=0.0)
+    before, config = maker.sampler.config, maker.config
+    maker.sampler.config = replace(before, sensor=quiet)
+    maker.config = replace(config, decoy_probability=0.0, cut_off_probability=0.0)
+    try:
+        hidden = {}
+        for probability in (0.0, 1.0):
+            distortion = DistortionConfig(patch_probability=0, object_probability=probability)
+            real = RealSampleMaker(maker, marked, labels, distortion)
+            seen, counts = [], []
+            for seed in range(16):
+                sample = real.gaze(np.random.default_rng(seed))
+                colours = sample["image"][:2, 2::4, 2::4] > 128
+                own, other = colours[int(sample["object_index"])], colours[1 - int(sample["object_index"])]
+                seen.append((own & ~other)[sample["visible"] > 0.9])
+                counts.append((other & (sample["amodal"] > 0.9)).sum())
+            assert np.concatenate(seen).mean() > 0.9
+            assert len(np.concatenate(seen)) > 500
+            hidden[probability] = sum(counts)
+        assert hidden[1.0] > hidden[0.0] + 200
+    finally:
+        maker.sampler.config, maker.config = before, config
+
+
 @torch.no_grad()
 def test_what_was_taken_for_an_object_shows_none(parts: Parts, maker):
     """Some crops are of what stands elsewhere: there the gaze is asked to see nothing, by as much as that is sure."""

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -100,6 +102,26 @@ def test_decoys_show_nothing_of_what_is_asked_for(parts):
         for name in ("visible", "amodal", "valid"):
             assert not sample[name].any()
         assert all(np.isfinite(value).all() for value in sample.values())
+
+
+def test_what_a_photograph_s_border_cuts_off_isn_t_seen(parts):
+    """The picture repeats its last line there, and only the amodal mask goes on."""
+    sampler = SceneSampler(parts.meshes, replace(parts.synthesis, patch_probability=0.0))
+    photographer = Photographer(make_renderer(), Backgrounds())
+    config = SampleConfig(decoy_probability=0, cut_off_probability=1, min_visible_fraction=0.3)
+    maker = SampleMaker(parts.objects, sampler, photographer, parts.network, config)
+    beyond = 0
+    for seed in range(12):
+        sample = maker.gaze(np.random.default_rng(seed))
+        sides = [np.rot90(sample["image"], turns, (1, 2)) for turns in range(4)]
+        repeated = [int((rows == rows[:, -1:]).all((0, 2))[::-1].cumprod().sum()) for rows in sides]
+        turns, beyond_px = int(np.argmax(repeated)), max(repeated) - 1
+        assert beyond_px > 1
+        gone = np.s_[len(sample["visible"]) - beyond_px // 4 :]
+        assert not np.rot90(sample["visible"], turns)[gone].any()
+        beyond += int((np.rot90(sample["amodal"], turns)[gone] > 0.5).sum())
+        assert sample["visible"].sum() >= 0.29 * sample["amodal"].sum()
+    assert beyond > 20
 
 
 def test_samples_are_used_again_and_batches_stay_functions_of_their_number(parts):

@@ -127,6 +127,19 @@ def occlude(
     return rgb, covered
 
 
+def cut_off(image: np.ndarray, rng: np.random.Generator, share: Range = (0.05, 0.55)) -> tuple[np.ndarray, np.ndarray]:
+    """End a picture early on one side, as at a photograph's border: returns the copy, and the bool map of what's gone.
+
+    image: [h w 3] uint8. What lies beyond repeats the last line, as `images.warp` has it; `share` is of the picture.
+    """
+    turns = int(rng.integers(4))
+    image, gone = np.rot90(image, turns).copy(), np.zeros(image.shape[:2], bool)
+    gone = np.rot90(gone, turns)
+    first = round(len(image) * (1 - rng.uniform(*share)))
+    image[first:], gone[first:] = image[first - 1], True
+    return np.ascontiguousarray(np.rot90(image, -turns)), np.ascontiguousarray(np.rot90(gone, -turns))
+
+
 def simulate_sensor(
     rgb: np.ndarray,
     rng: np.random.Generator,

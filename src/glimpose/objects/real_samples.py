@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from glimpose.data.images import warp
-from glimpose.data.sensor import occlude, simulate_sensor
+from glimpose.data.sensor import composite, occlude, simulate_sensor
 from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, Labels, PseudoLabel
@@ -32,6 +32,9 @@ class DistortionConfig:
     """Standard deviation of the glance's zoom."""
     patch_probability: float = 0.5
     """Of flat patches in front."""
+    object_probability: float = 0.4
+    """Of another labelled object in front of a crop's own, cut out of its photograph (Ghiasi et al., arXiv
+    2012.07177)."""
 
 
 class RealSampleMaker:
@@ -68,8 +71,13 @@ class RealSampleMaker:
         shown = [] if is_decoy else [Instance(maker.sampler.objects[label.object_index].mesh, cam_T_obj)]
         buffers = maker.photographer.renderer.render(shown, K, crop_px, crop_px)
         amodal = buffers.mask == 1
-        image, covered = self._distorted(photograph, out_A_img, crop_px, side_px / crop_px, rng)
-        visible = amodal & ~covered & (_warped(label.visible, label.cells_A_img, out_A_img, crop_px) > 0.5)
+        visible = amodal & (_warped(label.visible, label.cells_A_img, out_A_img, crop_px) > 0.5)
+        image = warp(photograph.image, out_A_img, crop_px, crop_px)
+        if rng.random() < self.distortion.object_probability:
+            image, visible = self._behind_another(image, visible, label.object_index, side_px, rng)
+        image, covered = self._distorted(image, side_px / crop_px, rng)
+        image, gone = maker.cut_off(image, rng)
+        visible &= ~covered & ~gone
         closeup = Closeup(
             label.object_index,
             model,
@@ -108,7 +116,7 @@ class RealSampleMaker:
             maker.sampler.config,
         )
         buffers = maker.photographer.renderer.render(scene.instances, K, side, side, with_xyz=False)
-        image, covered = self._distorted(photograph, out_A_img, side, native_scale, rng)
+        image, covered = self._distorted(warp(photograph.image, out_A_img, side, side), native_scale, rng)
         visible = np.stack([_warped(label.visible, label.cells_A_img, out_A_img, side) > 0.5 for label in labels])
         is_seen = np.take_along_axis(visible, np.maximum(buffers.mask.astype(int) - 1, 0)[None], 0)[0]
         hidden = (buffers.mask > 0) & ~is_seen  # by something unknown, or the label is wrong
@@ -132,20 +140,40 @@ class RealSampleMaker:
         out_T_cam[:2, :2] = [[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]]
         return crop_matrix(center_px, side_px, out_px, float(angle_rad)), out_T_cam
 
+    def _behind_another(
+        self, image: np.ndarray, visible: np.ndarray, object_index: int, side_px: float, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Put another object, as it's seen in its photograph, before a crop; as it was if that hid nearly everything.
+
+        ``side_px`` is the crop's in its photograph, ``visible`` what's seen of the object; returned is what's left.
+        """
+        maker, crop_px = self.maker, len(image)
+        others = {index: labels for index, labels in self.of_object.items() if index != object_index}
+        if not others:
+            return image, visible
+        other = _drawn(others, rng)
+        photograph = self.photographs[other.photograph]
+        u, v, z = photograph.K @ other.cam_T_obj[:3, 3]
+        center_px = np.array([u, v]) / z + rng.normal(0, 0.25, 2) * side_px
+        out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
+        shown = Instance(maker.sampler.objects[other.object_index].mesh, out_T_cam @ other.cam_T_obj)
+        K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
+        drawn = maker.photographer.renderer.render([shown], K, crop_px, crop_px, with_xyz=False).mask == 1
+        covers = drawn & (_warped(other.visible, other.cells_A_img, out_A_img, crop_px) > 0.5)
+        left = visible & ~covers
+        if left.sum() < maker.config.min_visible_fraction * visible.sum():
+            return image, visible
+        front = warp(photograph.image, out_A_img, crop_px, crop_px).astype(np.float32) / 255
+        return (composite(front, covers, image, rng) * 255).round().astype(np.uint8), left
+
     def _distorted(
-        self,
-        photograph: Photograph,
-        out_A_img: np.ndarray,
-        side_px: int,
-        native_scale: float,
-        rng: np.random.Generator,
+        self, image: np.ndarray, native_scale: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Take the student's picture: uint8 RGB, and where patches cover it."""
-        image = warp(photograph.image, out_A_img, side_px, side_px).astype(np.float32) / 255
-        covered = np.zeros((side_px, side_px), bool)
+        shot, covered = image.astype(np.float32) / 255, np.zeros(image.shape[:2], bool)
         if rng.random() < self.distortion.patch_probability:
-            image, covered = occlude(image, rng, self.maker.photographer.backgrounds.texture)
-        return simulate_sensor(image, rng, self.maker.sampler.config.sensor, native_scale), covered
+            shot, covered = occlude(shot, rng, self.maker.photographer.backgrounds.texture)
+        return simulate_sensor(shot, rng, self.maker.sampler.config.sensor, native_scale), covered
 
 
 def _drawn(of_object: dict[int, list[PseudoLabel]], rng: np.random.Generator) -> PseudoLabel:

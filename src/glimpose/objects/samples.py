@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from glimpose.data.sensor import cut_off
 from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.catalogue import ObjectModel
@@ -39,6 +40,8 @@ class SampleConfig:
     """Objects that show less than this are not trained on."""
     decoy_probability: float = 0.2
     """Of crops that don't show the object asked for: the gaze has to tell what the glance got wrong."""
+    cut_off_probability: float = 0.15
+    """Of crops that the photograph's border cuts off."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,7 @@ class SampleMaker:
         aimed = self.off_target(rng, model, place)
         K, scene, buffers, native_scale = self._frame(scene, model, aimed)
         image, buffers = self.photographer.develop(scene, buffers, rng, native_scale)
+        image, _ = self.cut_off(image, rng)
         nothing = np.zeros_like(buffers.mask, dtype=bool)
         return Closeup(object_index, model, image, K, aimed, aimed, buffers, nothing, nothing)
 
@@ -125,6 +129,12 @@ class SampleMaker:
         aimed[:3, 3] *= np.exp(rng.normal(0, self.config.log_scale))
         aimed[:2, 3] += rng.normal(0, self.config.center, 2) * model.diameter_m * self.network.crop_pad
         return aimed
+
+    def cut_off(self, image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Let the photograph end within the crop, now and then; returns the bool map of what's gone, too."""
+        if rng.random() < self.config.cut_off_probability:
+            return cut_off(image, rng)
+        return image, np.zeros(image.shape[:2], bool)
 
     def _frame(self, scene: Scene, model: ObjectModel, aimed: np.ndarray) -> tuple[np.ndarray, Scene, Buffers, float]:
         """Draw the crop that shows an object at ``aimed`` at its nominal size.
@@ -165,7 +175,8 @@ class SampleMaker:
         renderer = self.photographer.renderer
         amodal = renderer.render(scene.instances[:1], half_A_out @ K, half_px, half_px, with_xyz=False).mask == 1
         image, buffers = self.photographer.develop(scene, buffers, rng, native_scale)
-        visible = buffers.mask == 1
+        image, gone = self.cut_off(image, rng)
+        visible = (buffers.mask == 1) & ~gone
         if visible.sum() < self.config.min_visible_fraction * max(4 * int(amodal.sum()), 64):
             return None
         return Closeup(object_index, model, image, K, cam_T_obj, aimed, buffers, visible, amodal)
