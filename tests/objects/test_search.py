@@ -4,13 +4,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from parts import Parts, true_evidence
 from scipy.spatial.transform import Rotation
 
+from glimpose.nets.glance_gaze import GlanceGaze
 from glimpose.objects.contour import LEAST_POINTS, Contour, draw_contour, edge_offsets
+from glimpose.objects.crops import camera_roll_rad, glance_matrix
+from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.evidence import Evidence
+from glimpose.objects.looks import Detection
 from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.render.mesh import sphere_mesh
 from glimpose.render.scene import make_renderer
@@ -165,3 +170,40 @@ def test_an_outline_in_another_crop_is_the_same_outline(angle_rad: float, zoom: 
     center_px = other_A_crop[:2] @ [47.5, 47.5, 1]
     np.testing.assert_allclose(seen.uv_px, center_px + 30 * zoom * seen.normal)
     np.testing.assert_allclose(seen.normal, seen.xyz_cam[:, :2] @ (linear / zoom).T, atol=1e-12)
+
+
+@torch.inference_mode()
+def test_a_rolled_camera_sees_upright_pictures(parts: Parts):
+    """Of a photograph that was turned, networks are shown what they were shown before, and see it where it was."""
+    image = np.random.default_rng(0).integers(0, 256, (12, 16, 3), np.uint8).repeat(20, 0).repeat(20, 1)
+    height, width = image.shape[:2]
+    own_K = np.array([[300.0, 0, (width - 1) / 2], [0, 300, (height - 1) / 2], [0, 0, 1]])
+    turned_A_img = np.array([[0.0, -1, height - 1], [1, 0, 0], [0, 0, 1]])
+    turned, turned_K = np.rot90(image, -1).copy(), turned_A_img @ own_K
+    assert np.isclose(camera_roll_rad(turned_K), np.pi / 2)
+    estimator = PoseEstimator(GlanceGaze(parts.network, 2), parts.objects)
+    detection = Detection(0, np.array([140.0, 100.0]), 0.5, 1.0, turn_rad=0.2)
+    center_px = (turned_A_img @ [*detection.center_px, 1])[:2]
+    (own,), (same,) = (
+        estimator.gaze(image, own_K, [detection]),
+        estimator.gaze(turned, turned_K, [replace(detection, center_px=center_px)]),
+    )
+    assert np.abs(own.crop.astype(int) - same.crop).mean() < 1
+    assert np.allclose(own.K, same.K)
+    assert np.allclose(own.t_m, same.t_m, atol=0.02)
+    # Back in the turned photograph's own camera, the crop is turned.
+    R = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    back = same.rolled(R)
+    assert np.allclose(back.K @ back.t_m, same.K @ same.t_m)
+    assert np.allclose(R.T @ back.place_m, same.place_m)
+
+
+@given(st.integers(20, 500), st.integers(20, 500), st.floats(-3, 3).filter(lambda a: abs(a) > 1e-3))
+def test_the_glance_is_shown_all_of_a_photograph_that_is_turned(height: int, width: int, roll_rad: float):
+    out_A_img, rows, columns = glance_matrix(height, width, 0.5, roll_rad)
+    corners = np.array([[u, v, 1] for u in (-0.5, width - 0.5) for v in (-0.5, height - 0.5)])
+    uv = (corners @ out_A_img.T)[:, :2]
+    assert (uv > -1.5).all()
+    assert (uv < np.array([columns, rows]) + 0.5).all()
+    assert np.isclose(camera_roll_rad(out_A_img), -roll_rad)
+    assert abs(np.sqrt(np.linalg.det(out_A_img[:2, :2])) / 0.5 - 1) < 0.05

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from glimpose.config import from_dict
 from glimpose.nets.glance_gaze import GlanceGaze
 from glimpose.objects.catalogue import ObjectModel, object_model
+from glimpose.objects.crops import camera_roll_rad
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.looks import Detection, Look, PoseEstimate
@@ -27,6 +28,7 @@ from glimpose.objects.standing import (
     move_together,
     settle,
     unbiased,
+    unit_vector,
 )
 from glimpose.objects.standing_scene import find_standing, with_errors
 from glimpose.objects.static_scene import Placement, StaticScene
@@ -65,7 +67,7 @@ def on_table(rng: np.random.Generator, index: int) -> np.ndarray:
 
 def camera(rng: np.random.Generator) -> np.ndarray:
     """cam_T_world, about a metre away and looking down at 25 to 60 degrees."""
-    turn = Rotation.from_euler("zx", [rng.uniform(0, 360), -90 - rng.uniform(25, 60)], degrees=True).as_matrix()
+    turn = Rotation.from_euler("zx", [rng.uniform(0, 360), 90 + rng.uniform(25, 60)], degrees=True).as_matrix()
     cam_T_world = np.eye(4)
     cam_T_world[:3, :3], cam_T_world[2, 3] = turn, rng.uniform(0.8, 1.1)
     return cam_T_world
@@ -309,6 +311,60 @@ def test_edges_move_only_what_a_support_holds(
     assert by_edges == [num_standing == 4] * num_standing
 
 
+@pytest.mark.parametrize("roll_deg", [-130.0, -30.0, 6.0, 30.0])
+def test_a_rolled_camera_looks_again_upright(
+    objects: list[ObjectModel], parts: Parts, roll_deg: float, monkeypatch: pytest.MonkeyPatch
+):
+    """What is found the second time is told in the photograph's own camera."""
+    rng = np.random.default_rng(6)
+    cam_T_world, K = np.eye(4), np.array([[500.0, 0, 320], [0, 500, 240], [0, 0, 1]])
+    cam_T_world[:3, :3] = Rotation.from_euler("z", roll_deg, degrees=True).as_matrix()
+    cam_T_world = cam_T_world @ camera(rng)
+    true = [cam_T_world @ on_table(rng, i) for i in range(5)]
+    estimator = Judged(GlanceGaze(parts.network, 5), objects, EstimatorConfig(looks=1), standings=STANDINGS)
+    estimator.search = SimpleNamespace(  # type: ignore[assignment]
+        pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)), move=lambda _, cam_T_obj, *__: cam_T_obj
+    )
+    cameras = []
+
+    def gaze(_: np.ndarray, K_seen: np.ndarray, detections: list[Detection]) -> list[PoseEstimate]:
+        """Everything where it is; at first only four of the five."""
+        cameras.append(K_seen)
+        seen_T_cam = np.eye(4)
+        seen_T_cam[:3, :3] = np.linalg.inv(K_seen) @ K
+        return [estimate(objects, d.object_index, seen_T_cam @ true[d.object_index]) for d in detections]
+
+    detections = [Detection(i, np.zeros(2), 1.0, 1.0) for i in range(5)]
+    for name, stub in (
+        ("gaze", gaze),
+        ("glance", lambda *_: detections[4:]),
+        ("_candidates", lambda poses: poses),
+        ("_looks_around", lambda *_: []),
+        ("_solve", lambda pose: pose),
+    ):
+        monkeypatch.setattr(estimator, name, stub)
+    found = estimator.estimate(np.zeros((8, 8, 3), np.uint8), K, detections[:4])
+    is_rolled = abs(roll_deg) > 10
+    assert len(cameras) == 1 + is_rolled
+    if is_rolled:
+        assert np.allclose(camera_roll_rad(cameras[1]), np.deg2rad(roll_deg), atol=0.02)
+    assert {pose.model.obj_id for pose in found} == set(range(1, 5 + is_rolled))
+    for pose in found:
+        assert np.allclose(pose.cam_T_obj, true[pose.model.obj_id - 1], atol=1e-3)
+
+
+@given(st.integers(0, 2**31))
+def test_a_support_tells_how_a_camera_is_rolled(seed: int):
+    rng = np.random.default_rng(seed)
+    up = unit_vector(rng.normal(size=3))
+    level_R_cam = Support(up, 0.3).roll().T
+    assert np.allclose(level_R_cam @ level_R_cam.T, np.eye(3))
+    assert level_R_cam[2, 2] == 1
+    if np.hypot(*up[:2]) > 0.21:
+        assert np.allclose(level_R_cam @ up, [0, -np.hypot(*up[:2]), up[2]])
+    assert np.array_equal(Support(np.array([0.0, 0.1, -0.995]), 0.3).roll(), np.eye(3))
+
+
 class Judged(PoseEstimator):
     """Finds every pose as likely as any other."""
 
@@ -324,7 +380,7 @@ def in_air() -> np.ndarray:
 
 def estimate(objects: list[ObjectModel], index: int, cam_T_obj: np.ndarray) -> PoseEstimate:
     detection = Detection(index, np.zeros(2), 1.0, 1.0)
-    look = SimpleNamespace(detection=detection, model=objects[index], evidence=lambda: None)
+    look = SimpleNamespace(detection=detection, model=objects[index], evidence=lambda: None, rolled=lambda _: look)
     return PoseEstimate(objects[index], cam_T_obj, 0.5, look, 0.0)  # type: ignore[arg-type]
 
 

@@ -1,5 +1,7 @@
 """What the two networks look at: the resized photograph, and crops in which objects have a fixed apparent size."""
 
+import math
+
 import numpy as np
 import torch
 
@@ -8,8 +10,13 @@ from glimpose.nets.glance_gaze import GlanceGazeConfig
 from glimpose.nets.mtgoe import STRIDE
 
 
-def glance_matrix(height: int, width: int, scale: float) -> tuple[np.ndarray, int, int]:
-    """Return out_A_img of the resized photograph, and its height and width."""
+def glance_matrix(height: int, width: int, scale: float, roll_rad: float = 0.0) -> tuple[np.ndarray, int, int]:
+    """Return out_A_img of the resized photograph, turned back by a roll, and its height and width."""
+    if roll_rad:
+        # A square as wide as the diagonal shows all of it, however it's turned.
+        diagonal_px, center_px = math.hypot(height, width), np.array([width - 1, height - 1]) / 2
+        side_px = round(scale * diagonal_px)
+        return crop_matrix(center_px, diagonal_px, side_px, -roll_rad), side_px, side_px
     out_height, out_width = round(height * scale), round(width * scale)
     return resize_matrix(out_width / width, out_height / height), out_height, out_width
 
@@ -35,6 +42,11 @@ def is_in_view(cam_T_obj: np.ndarray, K: np.ndarray, height: int, width: int) ->
     """Whether an object's origin is in front of the camera and in its picture."""
     u, v, z = K @ cam_T_obj[:3, 3]
     return bool(z > 0 and 0 < u / z < width and 0 < v / z < height)
+
+
+def camera_roll_rad(K: np.ndarray) -> float:
+    """Angle by which a camera's pictures are turned, from the u axis towards v; 0 where ``K`` is as usual."""
+    return math.atan2(K[1, 0], K[0, 0])
 
 
 def focal_px(K: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import UNCALIBRATED, Confidence, agree
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import (
+    camera_roll_rad,
     crop_matrix,
     focal_px,
     frame_object,
@@ -74,6 +75,8 @@ class EstimatorConfig:
     looks_around: int = 8
     """At each pose that the search finds, by which it's moved once more: what a crop's place and size do to edges
     averages out (docs/lab-book.md, 54). In pairs, so even; 0 for none."""
+    level_rad: float = float(np.deg2rad(10))
+    """Where the support says that the camera was rolled by more, the search begins anew, with an upright picture."""
     stand_together: bool = True
     """Move poses that the search finds so that objects stand on one support, where it's known how they stand."""
 
@@ -142,20 +145,33 @@ class PoseEstimator:
     @torch.inference_mode()
     def estimate(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
         """Estimate the poses of objects already detected, best first; those without a pose are left out."""
-        looks = self.gaze(image, K, detections)
-        for _ in range(1, self.config.looks):
-            looks = self.gaze(image, K, [look.aimed(K) for look in self._candidates(looks)])
-        poses = [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
+        poses = self._found(image, K, detections)
         if self.search is None:
             return self._distinct(poses, self.config.instances_per_object)
         support = self._support(poses)
+        cam_R_level = np.eye(3) if support is None else support.roll()
+        if abs(camera_roll_rad(cam_R_level)) < self.config.level_rad:
+            cam_R_level = np.eye(3)
+        else:
+            # Upright objects are known best: again, for a camera rolled until they are.
+            K = K @ cam_R_level
+            poses = self._found(image, K, [*detections, *self.glance(image, K)])
+            support = self._support(poses)
         poses = self._distinct(self._doubted(poses, support), self.config.instances_per_object)
         evidence = [[pose.look.evidence(), *self._looks_around(image, K, pose)] for pose in poses]
         if self.config.looks_around:
             # Edges tell exactly where, but how far away less well than maps do; then a support has to tell.
             by_edges = support is not None
             poses = [self._moved(pose, own, by_edges) for pose, own in zip(poses, evidence, strict=True)]
-        return sorted(self._stood(poses, self._support(poses), evidence), key=lambda pose: -pose.score)
+        poses = self._stood(poses, self._support(poses), evidence)
+        return sorted((pose.rolled(cam_R_level) for pose in poses), key=lambda pose: -pose.score)
+
+    def _found(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
+        """Look as often as configured, and solve for poses."""
+        looks = self.gaze(image, K, detections)
+        for _ in range(1, self.config.looks):
+            looks = self.gaze(image, K, [look.aimed(K) for look in self._candidates(looks)])
+        return [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
 
     @torch.inference_mode()
     def verify(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
@@ -185,8 +201,8 @@ class PoseEstimator:
         return kept
 
     def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
-        """Find objects in the whole photograph."""
-        maps, out_A_img = self._glance_maps(image)
+        """Find objects in the whole photograph, which is shown upright where ``K`` rolls the camera."""
+        maps, out_A_img = self._glance_maps(image, camera_roll_rad(K))
         prob = maps["class_logits"].softmax(1)[:, 1:]
         centers = find_centers(
             maps["center_offset"],
@@ -218,14 +234,14 @@ class PoseEstimator:
         maps, _ = self._glance_maps(image)
         return maps["class_logits"].softmax(1)[0].cpu().numpy()
 
-    def _glance_maps(self, image: np.ndarray) -> tuple[dict[str, Tensor], np.ndarray]:
-        """Maps of the whole photograph, and out_A_img of the picture that the network sees."""
+    def _glance_maps(self, image: np.ndarray, roll_rad: float = 0.0) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Maps of the whole photograph, turned back by a roll, and out_A_img of the picture that the network sees."""
         rows, columns = image.shape[:2]
-        out_A_img, height, width = glance_matrix(rows, columns, self.model.config.glance_scale)
+        out_A_img, height, width = glance_matrix(rows, columns, self.model.config.glance_scale, roll_rad)
         return self.model.glance_maps(self._batch([warp(image, out_A_img, height, width)])), out_A_img
 
     def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[Look]:
-        """Look at each of some detections close up."""
+        """Look at each of some detections close up, upright where ``K`` rolls the camera."""
         if not detections:
             return []
         config = self.model.config
@@ -233,7 +249,9 @@ class PoseEstimator:
         crops, cameras = [], []
         for model, detection in zip(models, detections, strict=True):
             side_px = model.diameter_m * config.crop_pad * focal_px(K) / detection.depth_m
-            out_A_img = crop_matrix(detection.center_px, side_px, config.crop_px, detection.turn_rad)
+            out_A_img = crop_matrix(
+                detection.center_px, side_px, config.crop_px, detection.turn_rad - camera_roll_rad(K)
+            )
             crops.append(warp(image, out_A_img, config.crop_px, config.crop_px))
             cameras.append(out_A_img @ K)
         object_index = torch.tensor([d.object_index for d in detections], device=self.device)

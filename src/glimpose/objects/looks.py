@@ -68,6 +68,11 @@ class Look:
         """What was seen, as searching and judging poses takes it."""
         return self.views.evidence(self.index, self.crop, self.K.numpy(), self.t_m, self.reference_m)
 
+    def rolled(self, new_R_cam: np.ndarray) -> "Look":
+        """The same crop of the same photograph, for a camera that is rolled about its optical axis."""
+        R = torch.from_numpy(new_R_cam)
+        return replace(self, K=self.K @ R.T, t_m=R @ self.t_m)
+
     def aimed(self, K: np.ndarray) -> Detection:
         """Look again, at what was voted for, with the photograph's K."""
         t = self.place_m
@@ -92,6 +97,12 @@ class PoseEstimate:
     def place_m(self) -> np.ndarray:
         """Where the object is believed to be."""
         return self.cam_T_obj[:3, 3]
+
+    def rolled(self, new_R_cam: np.ndarray) -> "PoseEstimate":
+        """The same object in the same photograph, for a camera that is rolled about its optical axis."""
+        cam_T_obj = self.cam_T_obj.copy()
+        cam_T_obj[:3] = new_R_cam @ cam_T_obj[:3]
+        return replace(self, cam_T_obj=cam_T_obj, look=self.look.rolled(new_R_cam))
 
 
 def solve_from_keypoints(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> PnPResult:

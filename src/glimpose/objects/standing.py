@@ -37,6 +37,8 @@ TOGETHER_TRUSTS_PX = (3.0, 2.0, 2.0)
 """As `SearchConfig.trusts_px`."""
 DAMPING = 0.01
 """Of steps that neither what is seen nor the support tells anything of."""
+LEAST_ACROSS = 0.2
+"""Part of up, in length, that has to be across the optical axis to tell how a camera is rolled."""
 MOST_CANDIDATES = 12
 """Poses, the likeliest, that may propose a support."""
 
@@ -73,6 +75,18 @@ class Support:
     """Unit length, away from what is beneath."""
     offset_m: float
     """A point x is ``up @ x - offset_m`` above it."""
+
+    def roll(self) -> np.ndarray:
+        """cam_R_level, 3×3, from a camera rolled about its optical axis until up is up in its picture, to this one.
+
+        The identity where one looks almost straight along.
+        """
+        across = np.hypot(*self.up[:2])
+        cam_R_level = np.eye(3)
+        if across > LEAST_ACROSS:
+            sine, cosine = self.up[0] / across, -self.up[1] / across
+            cam_R_level[:2, :2] = [[cosine, -sine], [sine, cosine]]
+        return cam_R_level
 
     def seen_from(self, cam_T_frame: np.ndarray) -> "Support":
         """The same plane in a camera's frame; translation in metres."""
