@@ -283,21 +283,20 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
     support = find_support(moved)
     assert support is not None
     assert min(settle(pose, support)[1] for pose in moved) > 0.99
-    estimator.config = EstimatorConfig(stand_together=False)
-    assert estimator._support(poses) is None
     assert estimator._stood(poses, None, looks) == poses
     assert estimator._doubted(poses, None) == poses
 
 
-@pytest.mark.parametrize("num_standing", [4, 1])
+@pytest.mark.parametrize(("num_standing", "together"), [(4, True), (1, True), (4, False)])
 def test_edges_move_only_what_a_support_holds(
-    objects: list[ObjectModel], parts: Parts, num_standing: int, monkeypatch: pytest.MonkeyPatch
+    objects: list[ObjectModel], parts: Parts, num_standing: int, together: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """They would spoil distances that nothing else tells."""
     rng = np.random.default_rng(5)
     cam_T_world = camera(rng)
-    estimator = Judged(GlanceGaze(parts.network, 5), objects, EstimatorConfig(looks=1), standings=STANDINGS)
-    poses = [estimate(objects, i, cam_T_world @ on_table(rng, i)) for i in range(num_standing)]
+    config = EstimatorConfig(looks=1, stand_together=together)
+    estimator = Judged(GlanceGaze(parts.network, 5), objects, config, standings=STANDINGS)
+    poses = [estimate(objects, i, seen(rng, cam_T_world @ on_table(rng, i))) for i in range(num_standing)]
     by_edges: list[bool] = []
     estimator.search = SimpleNamespace(  # type: ignore[assignment]
         pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)),
@@ -308,12 +307,16 @@ def test_edges_move_only_what_a_support_holds(
     monkeypatch.setattr(estimator, "_solve", lambda pose: pose)
     found = estimator.estimate(np.zeros((8, 8, 3), np.uint8), np.eye(3), [])
     assert len(found) == num_standing
-    assert by_edges == [num_standing == 4] * num_standing
+    held = together and num_standing == 4
+    assert by_edges == [held] * num_standing
+    stayed = [any(np.array_equal(pose.cam_T_obj, before.cam_T_obj) for before in poses) for pose in found]
+    assert stayed == [not held] * num_standing
 
 
+@pytest.mark.parametrize("together", [True, False])
 @pytest.mark.parametrize("roll_deg", [-130.0, -30.0, 6.0, 30.0])
 def test_a_rolled_camera_looks_again_upright(
-    objects: list[ObjectModel], parts: Parts, roll_deg: float, monkeypatch: pytest.MonkeyPatch
+    objects: list[ObjectModel], parts: Parts, roll_deg: float, together: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """What is found the second time is told in the photograph's own camera."""
     rng = np.random.default_rng(6)
@@ -321,7 +324,8 @@ def test_a_rolled_camera_looks_again_upright(
     cam_T_world[:3, :3] = Rotation.from_euler("z", roll_deg, degrees=True).as_matrix()
     cam_T_world = cam_T_world @ camera(rng)
     true = [cam_T_world @ on_table(rng, i) for i in range(5)]
-    estimator = Judged(GlanceGaze(parts.network, 5), objects, EstimatorConfig(looks=1), standings=STANDINGS)
+    config = EstimatorConfig(looks=1, stand_together=together)
+    estimator = Judged(GlanceGaze(parts.network, 5), objects, config, standings=STANDINGS)
     estimator.search = SimpleNamespace(  # type: ignore[assignment]
         pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)), move=lambda _, cam_T_obj, *__: cam_T_obj
     )

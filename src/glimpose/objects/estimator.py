@@ -157,13 +157,16 @@ class PoseEstimator:
             K = K @ cam_R_level
             poses = self._found(image, K, [*detections, *self.glance(image, K)])
             support = self._support(poses)
+        if not self.config.stand_together:
+            support = None  # it told which way is up
         poses = self._distinct(self._doubted(poses, support), self.config.instances_per_object)
         evidence = [[pose.look.evidence(), *self._looks_around(image, K, pose)] for pose in poses]
         if self.config.looks_around:
             # Edges tell exactly where, but how far away less well than maps do; then a support has to tell.
             by_edges = support is not None
             poses = [self._moved(pose, own, by_edges) for pose, own in zip(poses, evidence, strict=True)]
-        poses = self._stood(poses, self._support(poses), evidence)
+        if self.config.stand_together:
+            poses = self._stood(poses, self._support(poses), evidence)
         return sorted((pose.rolled(cam_R_level) for pose in poses), key=lambda pose: -pose.score)
 
     def _found(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
@@ -339,8 +342,7 @@ class PoseEstimator:
         ]
 
     def _standing(self, pose: PoseEstimate) -> StandingPose:
-        known = self.standings if self.config.stand_together else ()
-        standing = known[pose.look.detection.object_index] if known else Standing()
+        standing = self.standings[pose.look.detection.object_index] if self.standings else Standing()
         return unbiased(StandingPose(pose.model, standing, pose.cam_T_obj, pose.score))
 
     def _judged(self, look: Look, evidence: Evidence, cam_T_obj: np.ndarray) -> PoseEstimate:
