@@ -366,6 +366,9 @@ def test_a_support_tells_how_a_camera_is_rolled(seed: int):
     assert level_R_cam[2, 2] == 1
     if np.hypot(*up[:2]) > 0.21:
         assert np.allclose(level_R_cam @ up, [0, -np.hypot(*up[:2]), up[2]])
+        angle_rad = abs(camera_roll_rad(level_R_cam))
+        assert np.array_equal(Support(up, 0.3).roll(angle_rad + 1e-6), np.eye(3))
+        assert np.array_equal(Support(up, 0.3).roll(angle_rad - 1e-6).T, level_R_cam)
     assert np.array_equal(Support(np.array([0.0, 0.1, -0.995]), 0.3).roll(), np.eye(3))
 
 

@@ -149,10 +149,8 @@ class PoseEstimator:
         if self.search is None:
             return self._distinct(poses, self.config.instances_per_object)
         support = self._support(poses)
-        cam_R_level = np.eye(3) if support is None else support.roll()
-        if abs(camera_roll_rad(cam_R_level)) < self.config.level_rad:
-            cam_R_level = np.eye(3)
-        else:
+        cam_R_level = np.eye(3) if support is None else support.roll(self.config.level_rad)
+        if camera_roll_rad(cam_R_level):
             # Upright objects are known best: again, for a camera rolled until they are.
             K = K @ cam_R_level
             poses = self._found(image, K, [*detections, *self.glance(image, K)])

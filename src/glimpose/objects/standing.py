@@ -76,16 +76,15 @@ class Support:
     offset_m: float
     """A point x is ``up @ x - offset_m`` above it."""
 
-    def roll(self) -> np.ndarray:
+    def roll(self, least_rad: float = 0.0) -> np.ndarray:
         """cam_R_level, 3×3, from a camera rolled about its optical axis until up is up in its picture, to this one.
 
-        The identity where one looks almost straight along.
+        The identity where that is less than ``least_rad``, or where one looks almost straight along.
         """
-        across = np.hypot(*self.up[:2])
-        cam_R_level = np.eye(3)
-        if across > LEAST_ACROSS:
-            sine, cosine = self.up[0] / across, -self.up[1] / across
-            cam_R_level[:2, :2] = [[cosine, -sine], [sine, cosine]]
+        sine, cosine = self.up[0], -self.up[1]
+        across, cam_R_level = np.hypot(sine, cosine), np.eye(3)
+        if across > LEAST_ACROSS and abs(np.arctan2(sine, cosine)) >= least_rad:
+            cam_R_level[:2, :2] = np.array([[cosine, -sine], [sine, cosine]]) / across
         return cam_R_level
 
     def seen_from(self, cam_T_frame: np.ndarray) -> "Support":
