@@ -144,7 +144,10 @@ class PoseEstimator:
 
     @torch.inference_mode()
     def estimate(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
-        """Estimate the poses of objects already detected, best first; those without a pose are left out."""
+        """Estimate the poses of objects already detected, best first; those without a pose are left out.
+
+        Where the search finds that the camera is rolled, what an upright glance detects counts, too.
+        """
         poses = self._found(image, K, detections)
         if self.search is None:
             return self._distinct(poses, self.config.instances_per_object)
