@@ -133,8 +133,8 @@ def cut_off(image: np.ndarray, rng: np.random.Generator, share: Range = (0.05, 0
     image: [h w 3] uint8. What lies beyond repeats the last line, as `images.warp` has it; `share` is of the picture.
     """
     turns = int(rng.integers(4))
-    image, gone = np.rot90(image, turns).copy(), np.zeros(image.shape[:2], bool)
-    gone = np.rot90(gone, turns)
+    image = np.rot90(image, turns).copy()
+    gone = np.zeros(image.shape[:2], bool)
     first = round(len(image) * (1 - rng.uniform(*share)))
     image[first:], gone[first:] = image[first - 1], True
     return np.ascontiguousarray(np.rot90(image, -turns)), np.ascontiguousarray(np.rot90(gone, -turns))
