@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
+from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import Agreement
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.evidence import Evidence, GazeViews
@@ -23,6 +24,7 @@ from glimpose.objects.static_scene import (
     place_objects,
 )
 from glimpose.render.mesh import box_mesh
+from glimpose.render.scene import Buffers
 
 K = np.array([[570.0, 0, 320], [0, 570, 240], [0, 0, 1]])
 SIZES = [(0.1, 0.06, 0.04), (0.12, 0.05, 0.03), (0.08, 0.08, 0.1), (0.05, 0.07, 0.14), (0.09, 0.05, 0.05)]
@@ -180,6 +182,8 @@ class Teacher:
         """Photographs and objects whose poses it hardly believes."""
         self.hidden: set[tuple[int, int]] = set()
         """Photographs and objects that aren't seen in them."""
+        self.covered: dict[tuple[int, int], float] = {}
+        """By photograph and object, how much is seen of it: too little to know it by, if it's given here."""
         self.told_apart: set[tuple[int, int]] = set()
         """Photographs and objects whose poses it hardly believes if they are turned otherwise than is true."""
         self.decoys: dict[tuple[int, int], np.ndarray] = {}
@@ -196,7 +200,7 @@ class Teacher:
         number, looked = image.flat[0], []
         for index, pose in poses:
             decoy = self.decoys.get((number, index))
-            is_there = is_near(pose, self.truth[number][index]) and (number, index) not in self.hidden
+            is_there = is_near(pose, self.truth[number][index]) and (number, index) not in (*self.hidden, *self.covered)
             is_taken = decoy is not None and is_near(pose, decoy)
             estimate = self.estimate(number, K, index, pose, overlap=0.9 if is_there or is_taken else 0.0)
             is_faint = (number, index) in self.faint
@@ -219,9 +223,16 @@ class Teacher:
         """The same."""
         return cam_T_obj
 
+    def draw(self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence) -> Buffers:
+        """The object fills its crop."""
+        full = np.ones((2 * STRIDE, 2 * STRIDE), np.uint8)
+        nothing = np.zeros((*full.shape, 3), np.float32)
+        return Buffers(nothing.astype(np.uint8), nothing, full.astype(np.float32), full, nothing)
+
     def estimate(self, number: int, K: np.ndarray, index: int, pose: np.ndarray, overlap: float) -> PoseEstimate:
         one, none = torch.ones(1, 4), torch.zeros(1, 4, 3)
-        views = GazeViews(one, one, one, none, one, none[:, 0, :2], one[:, 0], none, none, one[:, 0], one)
+        visible = one * self.covered.get((number, index), 1.0)
+        views = GazeViews(visible, one, one, none, one, none[:, 0, :2], one[:, 0], none, none, one[:, 0], one)
         look = Look(
             Detection(index, np.zeros(2), 1.0, 1.0),
             self.objects[index],
@@ -249,7 +260,7 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pyt
     teacher.disowned = 2
     photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(24)]
     del cameras[7]
-    teacher.dim = 5
+    teacher.dim = 23  # the last one, so no later one tells that objects stay
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
     believed = [label for label in labels.labels if label.weight > 0]
     assert len({(label.photograph, label.object_index) for label in believed}) == len(believed)
@@ -260,7 +271,7 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pyt
     assert all(label.object_index != 2 and label.photograph != 7 for label in believed)
     found = {(s.photograph, s.object_index) for s in sightings if is_right(s, truth)}
     assert any((label.photograph, label.object_index) not in found for label in believed)
-    assert all((label.weight < 0.02) == (label.photograph == 5) for label in believed)
+    assert all((label.weight < 0.02) == (label.photograph == 23) for label in believed)
     assert max(label.weight for label in believed) == 1
     for number, background in enumerate(labels.background):
         # What looks like an object that is labelled elsewhere in the photograph isn't it.
@@ -285,15 +296,15 @@ def test_edges_tell_what_the_teacher_has_yet_to_learn(
     rng = np.random.default_rng(15)
     sightings, cameras, truth = sighted(rng, [arrangement(rng, 5)], 12, 1.0)
     teacher = Teacher(objects, sightings, truth)
-    teacher.dim = 5
+    teacher.dim = 11
 
     def in_dim_photograph(model: ObjectModel, cam_T_obj: np.ndarray, *_: object) -> float:
-        return margin if is_near(cam_T_obj, truth[5][model.obj_id - 1]) else 0.0
+        return margin if is_near(cam_T_obj, truth[11][model.obj_id - 1]) else 0.0
 
     monkeypatch.setattr("glimpose.objects.trust.edge_margin", in_dim_photograph)
     photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(12)]
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
-    weights = [label.weight for label in labels.labels if label.photograph == 5 and label.weight > 0]
+    weights = [label.weight for label in labels.labels if label.photograph == 11 and label.weight > 0]
     assert weights == pytest.approx([weight] * 5, abs=0.001)
 
 
@@ -358,6 +369,30 @@ def test_what_is_taken_for_an_object_elsewhere_is_no_label(
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
     labelled = {label.photograph for label in labels.labels if label.object_index == 2 and label.weight > 0}
     assert labelled == set(range(12)) if is_told_apart else labelled > set(range(12))
+
+
+def test_what_is_hidden_is_labelled_between_photographs_that_show_it(
+    objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch
+):
+    """In the same place, if anything is seen of it; what's taken for it elsewhere then isn't it."""
+    without_edges(monkeypatch)
+    rng = np.random.default_rng(16)
+    before, after = arrangement(rng, 5), arrangement(rng, 5)
+    sightings, cameras, truth = sighted(rng, [before, after], 8, 1.0)
+    teacher = Teacher(objects, sightings, truth)
+    teacher.covered = {(3, 2): 0.3, (4, 2): 0.02, (7, 1): 0.3, (8, 1): 0.3, (15, 0): 0.3}
+    sightings[:] = [s for s in sightings if (s.photograph, s.object_index) not in teacher.covered]
+    elsewhere = cameras[3].copy()
+    elsewhere[:3, 3] *= UNIT_M
+    sightings.append(Sighting(3, 2, elsewhere, 0.25))
+    photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(16)]
+    labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
+    believed = {(label.photograph, label.object_index): label for label in labels.labels if label.weight > 0}
+    # Where almost nothing shows, or where it was moved before or after, it may not be there.
+    assert set(teacher.covered) & set(believed) == {(3, 2)}
+    assert is_near(believed[3, 2].cam_T_obj, truth[3][2])
+    assert believed[3, 2].weight > 0.9
+    assert [(label.photograph, label.object_index) for label in labels.mistaken] == [(3, 2)]
 
 
 @pytest.mark.parametrize("is_decoy", [False, True])

@@ -20,7 +20,7 @@ from glimpose.objects.search import PoseSearch
 from glimpose.objects.standing import Stand
 from glimpose.objects.standing_scene import StandingScene
 from glimpose.objects.static_scene import LEAST_PHOTOGRAPHS, Placement, Sighting, StaticScene
-from glimpose.objects.turning import LEAST_MARGIN, Turning, pose_gap
+from glimpose.objects.turning import LEAST_MARGIN, Turning, is_one_place
 
 LEAST_GLIMPSED = 0.03
 """Probability of a pose that may tell where its object is; of being right it tells nothing."""
@@ -33,9 +33,6 @@ IN_A_ROW = 6
 TURNS = 24
 SHIFTS_DIAMETERS = (0.0, -0.1, 0.1, -0.2, 0.2)
 """Both ways, of places to try; first the one where it's glimpsed, which pictures are cut out around."""
-SAME_DEG = 6.0
-SAME_DIAMETERS = 0.05
-"""By which poses found by the edges of other photographs may differ to be one place."""
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,7 @@ def surest_first(placements: Sequence[Placement], unit_m: float, objects: Sequen
         model = objects[placement.object_index]
         own = [k for k, other in enumerate(kept) if other.object_index == placement.object_index]
         left = placement.photographs.difference(*(kept[k].photographs for k in own))
-        gaps = {k: pose_gap(placement.scene_T_obj, kept[k].scene_T_obj, unit_m, model) for k in own}
-        same = [k for k, (off_diameters, deg) in gaps.items() if off_diameters < SAME_DIAMETERS and deg < SAME_DEG]
+        same = [k for k in own if is_one_place(placement.scene_T_obj, kept[k].scene_T_obj, unit_m, model)]
         if same:
             kept[same[0]] = replace(kept[same[0]], photographs=kept[same[0]].photographs | left)
         elif len(left) >= LEAST_PHOTOGRAPHS:

@@ -36,6 +36,7 @@ from glimpose.objects.static_scene import (
     part_placements,
     place_objects,
 )
+from glimpose.objects.stays import find_stays, look_at_hidden
 from glimpose.objects.trust import CLEAR_MARGIN, LEAST_TRUST, trust_places
 from glimpose.objects.turning import fit_to_edges, turn_objects
 
@@ -61,11 +62,12 @@ def label_static_scene(
     """Let the teacher look at photographs of a scene that stands still, and believe what many of them agree on.
 
     ``cam_T_scene`` is by photograph, in any unit (`structure_from_motion.find_cameras`). Where photographs agree that
-    an object stands, it is labelled in those that show it there, if need be by looking again; in others it may be
-    hidden, or have been moved. Which way round it is, and where exactly, the photographs' edges tell. Where it's known
-    how objects stand, one photograph is enough, and what is only glimpsed is labelled where edges tell how it stands.
-    Labels weigh as much as they are trusted (`trust_places`). Other poses weigh nothing; those of an object that is
-    labelled elsewhere in the photograph are mistaken.
+    an object stands, it is labelled in those that show it there, if need be by looking again; and in those that hide
+    it, but for a little, between such ones (`stays`). In others it may be hidden, or have been moved. Which way round
+    it is, and where exactly, the photographs' edges tell. Where it's known how objects stand, one photograph is enough,
+    and what is only glimpsed is labelled where edges tell how it stands. Labels weigh as much as they are trusted
+    (`trust_places`). Other poses weigh nothing; those of an object that is labelled elsewhere in the photograph are
+    mistaken.
     """
     found = find(teacher, photographs)
     sightings = [
@@ -131,8 +133,12 @@ def _shown(
         if pair not in agreeing and (pair[0], scene.placements[pair[1]].object_index) not in known
     }
     trust |= trust_places(scene, others, search, recognised)
-    best = likeliest(scene, trust)
-    return {pair: looked[pair] for pair in best if trust[pair] > 0}, trust
+    shown = {pair: looked[pair] for pair in likeliest(scene, trust) if trust[pair] > 0}
+    stays = find_stays(scene, {pair: trust[pair] for pair in shown if trust[pair] >= LEAST_TRUST}, teacher.objects)
+    hidden = look_at_hidden(scene, stays, teacher, photographs)
+    found = {(number, pose.model.obj_id) for (number, _), pose in hidden.items()}
+    shown = {pair: pose for pair, pose in shown.items() if (pair[0], pose.model.obj_id) not in found}
+    return shown | hidden, trust | stays
 
 
 def _trusted(scene: StaticScene, trust: Mapping[tuple[int, int], float]) -> set[tuple[int, int]]:

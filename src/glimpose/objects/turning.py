@@ -43,6 +43,9 @@ FITTED_TRUSTS_PX = (3.0,) * 4 + (2.0,) * 4 + (1.5,) * 4 + (1.0,) * 4
 OTHER_DEG = 25.0
 OTHER_DIAMETERS = 0.25
 """A pose that is turned or moved by more is another one."""
+SAME_DEG = 6.0
+SAME_DIAMETERS = 0.05
+"""By which poses may differ to be one, told by different photographs."""
 LEAST_MARGIN = 0.03
 """Of edges' support, by which a pose has to surpass all others to be taken instead of the one at hand."""
 MOST_MARGIN = 0.15
@@ -213,6 +216,12 @@ def pose_gap(a: np.ndarray, b: np.ndarray, unit_m: float, model: ObjectModel) ->
     off_m = unit_m * float(np.linalg.norm(a[:3, 3] - b[:3, 3]))
     turn_deg = min(_turn_deg(a @ symmetry, b) for symmetry in model.symmetries.numpy())
     return off_m / model.diameter_m, turn_deg
+
+
+def is_one_place(a: np.ndarray, b: np.ndarray, unit_m: float, model: ObjectModel) -> bool:
+    """Whether two such poses are about the same."""
+    off_diameters, turn_deg = pose_gap(a, b, unit_m, model)
+    return off_diameters < SAME_DIAMETERS and turn_deg < SAME_DEG
 
 
 def _turn_deg(a: np.ndarray, b: np.ndarray) -> float:
