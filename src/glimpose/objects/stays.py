@@ -39,8 +39,8 @@ def find_stays(
     stays = {}
     for index, own in of_object.items():
         for before, after in pairwise(own):
-            places = [scene.placements[p].scene_T_obj for _, p in (before, after)]
-            if is_one_place(*places, scene.unit_m, objects[index]):
+            first, last = (scene.placements[p].scene_T_obj for _, p in (before, after))
+            if is_one_place(first, last, scene.unit_m, objects[index]):
                 for number in range(before[0] + 1, after[0]):
                     _, nearer = min(before, after, key=lambda pair: abs(pair[0] - number))
                     stays[number, nearer] = min(trust[before], trust[after])
