@@ -9,17 +9,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from glimpose.data.images import warp
 from glimpose.data.sensor import composite, occlude, simulate_sensor
-from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix
+from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix, warp_cells
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, Labels, PseudoLabel
 from glimpose.objects.samples import Closeup, Sample, SampleMaker, at_cells, channels_first
 from glimpose.objects.synthesis import Scene
-from glimpose.render.scene import Instance
+from glimpose.render.scene import Buffers, Instance
 
 
 @dataclass(frozen=True)
@@ -32,6 +31,8 @@ class DistortionConfig:
     """Standard deviation of the glance's zoom."""
     patch_probability: float = 0.5
     """Of flat patches in front."""
+    background_probability: float = 0.0
+    """Of another background than the photograph's behind a crop's object."""
     object_probability: float = 0.4
     """Of another labelled object in front of a crop's own, cut out of its photograph (Ghiasi et al., arXiv
     2012.07177)."""
@@ -65,14 +66,10 @@ class RealSampleMaker:
         photograph, model = self.photographs[label.photograph], maker.objects[label.object_index]
         aimed = maker.off_target(rng, model, label.cam_T_obj)
         center_px, side_px = frame_object(aimed, photograph.K, model.diameter_m, maker.network.crop_pad)
-        out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
-        K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
-        cam_T_obj = out_T_cam @ label.cam_T_obj
-        shown = [] if is_decoy else [Instance(maker.sampler.objects[label.object_index].mesh, cam_T_obj)]
-        buffers = maker.photographer.renderer.render(shown, K, crop_px, crop_px)
-        amodal = buffers.mask == 1
-        visible = amodal & (_warped(label.visible, label.cells_A_img, out_A_img, crop_px) > 0.5)
-        image = warp(photograph.image, out_A_img, crop_px, crop_px)
+        picture = self._cut_out(label, center_px, side_px, rng, is_shown=not is_decoy)
+        image, visible = picture.image, picture.visible
+        if not is_decoy and rng.random() < self.distortion.background_probability:
+            image = self._elsewhere(image, visible, rng)
         if rng.random() < self.distortion.object_probability:
             image, visible = self._behind_another(image, visible, label.object_index, side_px, rng)
         image, covered = self._distorted(image, side_px / crop_px, rng)
@@ -82,12 +79,12 @@ class RealSampleMaker:
             label.object_index,
             model,
             image,
-            K,
-            cam_T_obj,
-            out_T_cam @ aimed,
-            replace(buffers, mask=visible.astype(np.uint8)),
+            picture.K,
+            picture.out_T_cam @ label.cam_T_obj,
+            picture.out_T_cam @ aimed,
+            replace(picture.buffers, mask=visible.astype(np.uint8)),
             visible,
-            amodal,
+            picture.buffers.mask == 1,
         )
         return {
             **maker.gaze_sample(closeup),
@@ -117,12 +114,14 @@ class RealSampleMaker:
         )
         buffers = maker.photographer.renderer.render(scene.instances, K, side, side, with_xyz=False)
         image, covered = self._distorted(warp(photograph.image, out_A_img, side, side), native_scale, rng)
-        visible = np.stack([_warped(label.visible, label.cells_A_img, out_A_img, side) > 0.5 for label in labels])
+        visible = np.stack(
+            [warp_cells(label.visible, label.cells_A_img, out_A_img, side, side) > 0.5 for label in labels]
+        )
         is_seen = np.take_along_axis(visible, np.maximum(buffers.mask.astype(int) - 1, 0)[None], 0)[0]
         hidden = (buffers.mask > 0) & ~is_seen  # by something unknown, or the label is wrong
         buffers = replace(buffers, mask=np.where(is_seen & ~covered, buffers.mask, np.uint8(0)))
         background_cells_A_img = CELLS_A_PX @ glance_A_img
-        background = _warped(self.background[chosen.photograph], background_cells_A_img, out_A_img, side)
+        background = warp_cells(self.background[chosen.photograph], background_cells_A_img, out_A_img, side, side)
         background = np.where(hidden & ~covered, 0, np.where(covered, 1, background)).astype(np.float32)
         weight_of = np.array([0.0, *(label.weight for label in labels)], np.float32)
         return {
@@ -140,6 +139,25 @@ class RealSampleMaker:
         out_T_cam[:2, :2] = [[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]]
         return crop_matrix(center_px, side_px, out_px, float(angle_rad)), out_T_cam
 
+    def _cut_out(
+        self, label: PseudoLabel, center_px: np.ndarray, side_px: float, rng: np.random.Generator, is_shown: bool = True
+    ) -> "_CutOut":
+        """Cut a square out of a label's photograph and turn it; what isn't the object isn't shown as it."""
+        maker, photograph, crop_px = self.maker, self.photographs[label.photograph], self.maker.network.crop_px
+        out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
+        K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
+        shown = Instance(maker.sampler.objects[label.object_index].mesh, out_T_cam @ label.cam_T_obj)
+        buffers = maker.photographer.renderer.render([shown] if is_shown else [], K, crop_px, crop_px)
+        visible = (buffers.mask == 1) & (
+            warp_cells(label.visible, label.cells_A_img, out_A_img, crop_px, crop_px) > 0.5
+        )
+        return _CutOut(warp(photograph.image, out_A_img, crop_px, crop_px), K, out_T_cam, buffers, visible)
+
+    def _elsewhere(self, image: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Put what's seen of an object before a background that it wasn't photographed at."""
+        background = self.maker.photographer.backgrounds.sample(rng, *image.shape[:2])
+        return _to_uint8(composite(image.astype(np.float32) / 255, visible, background, rng))
+
     def _behind_another(
         self, image: np.ndarray, visible: np.ndarray, object_index: int, side_px: float, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +165,6 @@ class RealSampleMaker:
 
         ``side_px`` is the crop's in its photograph, ``visible`` what's seen of the object; returned is what's left.
         """
-        maker, crop_px = self.maker, len(image)
         others = {index: labels for index, labels in self.of_object.items() if index != object_index}
         if not others:
             return image, visible
@@ -155,16 +172,11 @@ class RealSampleMaker:
         photograph = self.photographs[other.photograph]
         u, v, z = photograph.K @ other.cam_T_obj[:3, 3]
         center_px = np.array([u, v]) / z + rng.normal(0, 0.25, 2) * side_px
-        out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
-        shown = Instance(maker.sampler.objects[other.object_index].mesh, out_T_cam @ other.cam_T_obj)
-        K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
-        drawn = maker.photographer.renderer.render([shown], K, crop_px, crop_px, with_xyz=False).mask == 1
-        covers = drawn & (_warped(other.visible, other.cells_A_img, out_A_img, crop_px) > 0.5)
-        left = visible & ~covers
-        if left.sum() < maker.config.min_visible_fraction * visible.sum():
+        front = self._cut_out(other, center_px, side_px, rng)
+        left = visible & ~front.visible
+        if left.sum() < self.maker.config.min_visible_fraction * visible.sum():
             return image, visible
-        front = warp(photograph.image, out_A_img, crop_px, crop_px).astype(np.float32) / 255
-        return (composite(front, covers, image, rng) * 255).round().astype(np.uint8), left
+        return _to_uint8(composite(front.image.astype(np.float32) / 255, front.visible, image, rng)), left
 
     def _distorted(
         self, image: np.ndarray, native_scale: float, rng: np.random.Generator
@@ -176,20 +188,25 @@ class RealSampleMaker:
         return simulate_sensor(shot, rng, self.maker.sampler.config.sensor, native_scale), covered
 
 
+@dataclass(frozen=True)
+class _CutOut:
+    """A crop of a photograph, with a labelled object in it."""
+
+    image: np.ndarray
+    K: np.ndarray
+    out_T_cam: np.ndarray
+    """From the photograph's camera to the crop's, which is rolled."""
+    buffers: Buffers
+    """The object, drawn as if nothing stood in front."""
+    visible: np.ndarray
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return (image * 255).round().astype(np.uint8)
+
+
 def _drawn(of_object: dict[int, list[PseudoLabel]], rng: np.random.Generator) -> PseudoLabel:
     """Draw an object, then one of its labels: what is rarely accepted is not rarely learned."""
     objects = sorted(of_object)
     chosen = of_object[objects[int(rng.integers(len(objects)))]]
     return chosen[int(rng.integers(len(chosen)))]
-
-
-def _warped(cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, side_px: int) -> np.ndarray:
-    """Resample a map of cells to the pixels of a picture; 0 beyond the map."""
-    cells_A_out = cells_A_img @ np.linalg.inv(out_A_img)
-    return cv2.warpAffine(
-        cells,
-        cells_A_out[:2],
-        (side_px, side_px),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-    )
