@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -103,64 +104,82 @@ def test_targets_of_photographs_fit_the_picture(parts: Parts, maker, roll_deg: f
     assert num_cells > 100
 
 
-def test_turned_pictures_show_what_their_targets_say(parts: Parts, maker):
-    """Objects are white: where the target says object, the turned picture looks like it, and elsewhere it doesn't."""
-    photographs, labels, truths = perfect_labels(parts)
-    marked = []
-    for photograph, truth in zip(photographs, truths, strict=True):
-        image = np.zeros_like(photograph.image)
-        for mask in truth.visible_masks:
-            image[mask] = 255
-        marked.append(replace(photograph, image=image))
-    quiet = replace(maker.sampler.config.sensor.eased(0.0), noise_prob=0.0, jpeg_prob=0.0, shading_prob=0.0)
-    maker.sampler.config, before = replace(maker.sampler.config, sensor=quiet), maker.sampler.config
-    try:
-        real = RealSampleMaker(maker, marked, labels, DistortionConfig(roll_deg=60, patch_probability=0))
-        for seed in range(6):
-            sample = real.gaze(np.random.default_rng(seed))
-            seen = sample["image"].mean(0)[2::4, 2::4][sample["valid"] > 0]
-            assert (seen > 128).mean() > 0.9
-            window = real.glance(np.random.default_rng(seed))
-            is_object = window["class_map"] > 0
-            picture = window["image"].mean(0)[2::4, 2::4]
-            assert (picture[is_object] > 128).mean() > 0.8
-            assert (picture[(~is_object) & (window["weight"] > 0.9)] < 128).mean() > 0.9
-    finally:
-        maker.sampler.config = before
+@pytest.fixture
+def quiet(maker):
+    """A maker whose sensor changes nothing, and whose crops all show what they are of."""
+    sensor = replace(maker.sampler.config.sensor.eased(0.0), noise_prob=0.0, jpeg_prob=0.0, shading_prob=0.0)
+    before, config = maker.sampler.config, maker.config
+    maker.sampler.config = replace(before, sensor=sensor)
+    maker.config = replace(config, decoy_probability=0.0, cut_off_probability=0.0)
+    yield maker
+    maker.sampler.config, maker.config = before, config
 
 
-def test_objects_are_put_before_others_and_hide_them(parts: Parts, maker):
-    """Each kind in a colour of its own: what's said to be seen is of the crop's, what's in front of it isn't."""
-    photographs, labels, truths = perfect_labels(parts)
+def marked(parts: Parts, photographs: Sequence[Photograph], truths: Sequence) -> list[Photograph]:
+    """Black photographs, each kind of object in a colour of its own."""
     index = {model.obj_id: i for i, model in enumerate(parts.objects)}
-    marked = []
+    copies = []
     for photograph, truth in zip(photographs, truths, strict=True):
         image = np.zeros_like(photograph.image)
         for obj_id, mask in zip(truth.obj_ids, truth.visible_masks, strict=True):
             image[mask, index[obj_id]] = 255
-        marked.append(replace(photograph, image=image))
-    quiet = replace(maker.sampler.config.sensor.eased(0.0), noise_prob=0.0, jpeg_prob=0.0, shading_prob=0.0)
-    before, config = maker.sampler.config, maker.config
-    maker.sampler.config = replace(before, sensor=quiet)
-    maker.config = replace(config, decoy_probability=0.0, cut_off_probability=0.0)
-    try:
-        hidden = {}
-        for probability in (0.0, 1.0):
-            distortion = DistortionConfig(patch_probability=0, object_probability=probability)
-            real = RealSampleMaker(maker, marked, labels, distortion)
-            seen, counts = [], []
-            for seed in range(16):
-                sample = real.gaze(np.random.default_rng(seed))
-                colours = sample["image"][:2, 2::4, 2::4] > 128
-                own, other = colours[int(sample["object_index"])], colours[1 - int(sample["object_index"])]
-                seen.append((own & ~other)[sample["visible"] > 0.9])
-                counts.append((other & (sample["amodal"] > 0.9)).sum())
-            assert np.concatenate(seen).mean() > 0.9
-            assert len(np.concatenate(seen)) > 500
-            hidden[probability] = sum(counts)
-        assert hidden[1.0] > hidden[0.0] + 200
-    finally:
-        maker.sampler.config, maker.config = before, config
+        copies.append(replace(photograph, image=image))
+    return copies
+
+
+def test_turned_pictures_show_what_their_targets_say(parts: Parts, quiet):
+    """Objects are coloured: where the target says object, the picture looks like it, and elsewhere it doesn't."""
+    photographs, labels, truths = perfect_labels(parts)
+    distortion = DistortionConfig(roll_deg=60, patch_probability=0, object_probability=0, background_probability=0)
+    real = RealSampleMaker(quiet, marked(parts, photographs, truths), labels, distortion)
+    for seed in range(6):
+        sample = real.gaze(np.random.default_rng(seed))
+        seen = sample["image"].max(0)[2::4, 2::4][sample["valid"] > 0]
+        assert (seen > 128).mean() > 0.9
+        window = real.glance(np.random.default_rng(seed))
+        is_object = window["class_map"] > 0
+        picture = window["image"].max(0)[2::4, 2::4]
+        assert (picture[is_object] > 128).mean() > 0.8
+        assert (picture[(~is_object) & (window["weight"] > 0.9)] < 128).mean() > 0.9
+
+
+def test_objects_are_put_before_others_and_hide_them(parts: Parts, quiet):
+    """What's said to be seen is of the crop's kind, what's in front of it isn't."""
+    photographs, labels, truths = perfect_labels(parts)
+    hidden = {}
+    for probability in (0.0, 1.0):
+        distortion = DistortionConfig(patch_probability=0, object_probability=probability, background_probability=0)
+        real = RealSampleMaker(quiet, marked(parts, photographs, truths), labels, distortion)
+        seen, counts = [], []
+        for seed in range(16):
+            sample = real.gaze(np.random.default_rng(seed))
+            colours = sample["image"][:2, 2::4, 2::4] > 128
+            own, other = colours[int(sample["object_index"])], colours[1 - int(sample["object_index"])]
+            seen.append((own & ~other)[sample["visible"] > 0.9])
+            counts.append((other & (sample["amodal"] > 0.9)).sum())
+        assert np.concatenate(seen).mean() > 0.9
+        assert len(np.concatenate(seen)) > 500
+        hidden[probability] = sum(counts)
+    assert hidden[1.0] > hidden[0.0] + 200
+
+
+def test_objects_are_put_before_other_backgrounds(parts: Parts, quiet):
+    """What's seen of them stays; where nothing is, it's no longer black."""
+    photographs, labels, truths = perfect_labels(parts)
+    brightness = {}
+    for probability in (0.0, 1.0):
+        distortion = DistortionConfig(patch_probability=0, object_probability=0, background_probability=probability)
+        real = RealSampleMaker(quiet, marked(parts, photographs, truths), labels, distortion)
+        around, seen = [], []
+        for seed in range(16):
+            sample = real.gaze(np.random.default_rng(seed))
+            colours = sample["image"][:, 2::4, 2::4]
+            seen.append(colours[int(sample["object_index"])][sample["visible"] > 0.99])
+            around.append(colours[:, sample["amodal"] < 0.01].max(0))
+        assert (np.concatenate(seen) > 128).mean() > 0.9
+        brightness[probability] = np.median(np.concatenate(around))
+    assert brightness[0.0] == 0
+    assert brightness[1.0] > 40
 
 
 @torch.no_grad()
