@@ -130,7 +130,7 @@ def marked(parts: Parts, photographs: Sequence[Photograph], truths: Sequence) ->
 def test_turned_pictures_show_what_their_targets_say(parts: Parts, quiet):
     """Objects are coloured: where the target says object, the picture looks like it, and elsewhere it doesn't."""
     photographs, labels, truths = perfect_labels(parts)
-    distortion = DistortionConfig(roll_deg=60, patch_probability=0, object_probability=0, background_probability=0)
+    distortion = DistortionConfig(roll_deg=60, patch_probability=0, object_probability=0)
     real = RealSampleMaker(quiet, marked(parts, photographs, truths), labels, distortion)
     for seed in range(6):
         sample = real.gaze(np.random.default_rng(seed))
@@ -148,7 +148,7 @@ def test_objects_are_put_before_others_and_hide_them(parts: Parts, quiet):
     photographs, labels, truths = perfect_labels(parts)
     hidden = {}
     for probability in (0.0, 1.0):
-        distortion = DistortionConfig(patch_probability=0, object_probability=probability, background_probability=0)
+        distortion = DistortionConfig(patch_probability=0, object_probability=probability)
         real = RealSampleMaker(quiet, marked(parts, photographs, truths), labels, distortion)
         seen, counts = [], []
         for seed in range(16):
@@ -161,25 +161,6 @@ def test_objects_are_put_before_others_and_hide_them(parts: Parts, quiet):
         assert len(np.concatenate(seen)) > 500
         hidden[probability] = sum(counts)
     assert hidden[1.0] > hidden[0.0] + 200
-
-
-def test_objects_are_put_before_other_backgrounds(parts: Parts, quiet):
-    """What's seen of them stays; where nothing is, it's no longer black."""
-    photographs, labels, truths = perfect_labels(parts)
-    brightness = {}
-    for probability in (0.0, 1.0):
-        distortion = DistortionConfig(patch_probability=0, object_probability=0, background_probability=probability)
-        real = RealSampleMaker(quiet, marked(parts, photographs, truths), labels, distortion)
-        around, seen = [], []
-        for seed in range(16):
-            sample = real.gaze(np.random.default_rng(seed))
-            colours = sample["image"][:, 2::4, 2::4]
-            seen.append(colours[int(sample["object_index"])][sample["visible"] > 0.99])
-            around.append(colours[:, sample["amodal"] < 0.01].max(0))
-        assert (np.concatenate(seen) > 128).mean() > 0.9
-        brightness[probability] = np.median(np.concatenate(around))
-    assert brightness[0.0] == 0
-    assert brightness[1.0] > 40
 
 
 @torch.no_grad()

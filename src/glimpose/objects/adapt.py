@@ -27,7 +27,6 @@ from glimpose.data.files import write_text
 from glimpose.objects.adaptation_page import write_page
 from glimpose.objects.agreement import UNCALIBRATED, Confidence
 from glimpose.objects.calibrate import judge, synthesised
-from glimpose.objects.colors import photographed_colors
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph, find_photographs, read_photograph
 from glimpose.objects.pseudo_labels import Labels, label
@@ -41,14 +40,13 @@ from glimpose.objects.structure_from_motion import find_cameras
 from glimpose.objects.task import Batch, CurriculumConfig, SynthesisBatches
 from glimpose.objects.train import ObjectsConfig, build_task, load_objects
 from glimpose.render.mesh import Mesh
-from glimpose.render.scene import make_renderer
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 from glimpose.training.loop import fit
 
 logger = logging.getLogger(__name__)
 
 SURE_WEIGHT = 0.5
-"""Of labels that a model's poses are compared with, and colours taken from."""
+"""Of labels that a model's poses are compared with."""
 
 
 class AdaptationBatches(SynthesisBatches):
@@ -236,25 +234,12 @@ class _Adaptation:
     def train(self, start: Path, labels: Labels, folder: Path) -> Path:
         """Train a student, and return the average of its weights."""
         hard = replace(self.config, curriculum=CurriculumConfig(steps=0))
-        meshes = list(self.meshes.values())
-        if self.adaptation.colors_from_photographs:
-            meshes = self.photographed(labels)
-            hard = replace(hard, synthesis=replace(hard.synthesis, material=self.adaptation.material))
-        task = build_task(hard, self.objects, meshes)
+        task = build_task(hard, self.objects, list(self.meshes.values()))
         task.batches = AdaptationBatches(task.batches, self.taught, labels, self.adaptation)
         task.freeze_batch_norm = self.adaptation.freeze_batch_norm
         last = folder / "last.safetensors"
         fit(task, replace(self.adaptation.training, init_from=start), folder, resume=self.resume and last.exists())
         return last
-
-    def photographed(self, labels: Labels) -> list[Mesh]:
-        """All meshes, in the colours that labelled photographs show."""
-        renderer = make_renderer()
-        sure = [entry for entry in labels.labels if entry.weight >= SURE_WEIGHT]
-        return [
-            photographed_colors(mesh, [entry for entry in sure if entry.object_index == index], self.taught, renderer)
-            for index, mesh in enumerate(self.meshes.values())
-        ]
 
     def accepted(self, labels: Labels) -> tuple[dict[int, float], dict[int, float]]:
         """By object: the share of photographs with a label above the threshold, and labels' mean probability."""

@@ -2,7 +2,6 @@
 
 import math
 
-import cv2
 import numpy as np
 import torch
 
@@ -75,17 +74,3 @@ def central_mean(values: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.n
     is_inside = np.logical_and.reduce([mask[dy::STRIDE, dx::STRIDE] for dy, dx in corners])
     mean = np.mean([values[dy::STRIDE, dx::STRIDE] for dy, dx in corners], axis=0)
     return is_inside, mean
-
-
-def warp_cells(
-    cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, rows: int, columns: int
-) -> np.ndarray:
-    """Resample a map of cells to the pixels of a picture; 0 beyond the map. Both matrices are from a photograph's."""
-    cells_A_out = cells_A_img @ np.linalg.inv(out_A_img)
-    return cv2.warpAffine(
-        cells,
-        cells_A_out[:2],
-        (columns, rows),
-        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-        borderMode=cv2.BORDER_CONSTANT,
-    )

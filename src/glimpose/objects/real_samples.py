@@ -9,11 +9,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from glimpose.data.images import warp
 from glimpose.data.sensor import composite, occlude, simulate_sensor
-from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix, warp_cells
+from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, Labels, PseudoLabel
 from glimpose.objects.samples import Closeup, Sample, SampleMaker, at_cells, channels_first
@@ -31,8 +32,6 @@ class DistortionConfig:
     """Standard deviation of the glance's zoom."""
     patch_probability: float = 0.5
     """Of flat patches in front."""
-    background_probability: float = 0.0
-    """Of another background than the photograph's behind a crop's object."""
     object_probability: float = 0.4
     """Of another labelled object in front of a crop's own, cut out of its photograph (Ghiasi et al., arXiv
     2012.07177)."""
@@ -68,8 +67,6 @@ class RealSampleMaker:
         center_px, side_px = frame_object(aimed, photograph.K, model.diameter_m, maker.network.crop_pad)
         picture = self._cut_out(label, center_px, side_px, rng, is_shown=not is_decoy)
         image, visible = picture.image, picture.visible
-        if not is_decoy and rng.random() < self.distortion.background_probability:
-            image = self._elsewhere(image, visible, rng)
         if rng.random() < self.distortion.object_probability:
             image, visible = self._behind_another(image, visible, label.object_index, side_px, rng)
         image, covered = self._distorted(image, side_px / crop_px, rng)
@@ -114,14 +111,12 @@ class RealSampleMaker:
         )
         buffers = maker.photographer.renderer.render(scene.instances, K, side, side, with_xyz=False)
         image, covered = self._distorted(warp(photograph.image, out_A_img, side, side), native_scale, rng)
-        visible = np.stack(
-            [warp_cells(label.visible, label.cells_A_img, out_A_img, side, side) > 0.5 for label in labels]
-        )
+        visible = np.stack([_warped(label.visible, label.cells_A_img, out_A_img, side) > 0.5 for label in labels])
         is_seen = np.take_along_axis(visible, np.maximum(buffers.mask.astype(int) - 1, 0)[None], 0)[0]
         hidden = (buffers.mask > 0) & ~is_seen  # by something unknown, or the label is wrong
         buffers = replace(buffers, mask=np.where(is_seen & ~covered, buffers.mask, np.uint8(0)))
         background_cells_A_img = CELLS_A_PX @ glance_A_img
-        background = warp_cells(self.background[chosen.photograph], background_cells_A_img, out_A_img, side, side)
+        background = _warped(self.background[chosen.photograph], background_cells_A_img, out_A_img, side)
         background = np.where(hidden & ~covered, 0, np.where(covered, 1, background)).astype(np.float32)
         weight_of = np.array([0.0, *(label.weight for label in labels)], np.float32)
         return {
@@ -148,15 +143,8 @@ class RealSampleMaker:
         K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
         shown = Instance(maker.sampler.objects[label.object_index].mesh, out_T_cam @ label.cam_T_obj)
         buffers = maker.photographer.renderer.render([shown] if is_shown else [], K, crop_px, crop_px)
-        visible = (buffers.mask == 1) & (
-            warp_cells(label.visible, label.cells_A_img, out_A_img, crop_px, crop_px) > 0.5
-        )
+        visible = (buffers.mask == 1) & (_warped(label.visible, label.cells_A_img, out_A_img, crop_px) > 0.5)
         return _CutOut(warp(photograph.image, out_A_img, crop_px, crop_px), K, out_T_cam, buffers, visible)
-
-    def _elsewhere(self, image: np.ndarray, visible: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Put what's seen of an object before a background that it wasn't photographed at."""
-        background = self.maker.photographer.backgrounds.sample(rng, *image.shape[:2])
-        return _to_uint8(composite(image.astype(np.float32) / 255, visible, background, rng))
 
     def _behind_another(
         self, image: np.ndarray, visible: np.ndarray, object_index: int, side_px: float, rng: np.random.Generator
@@ -176,7 +164,8 @@ class RealSampleMaker:
         left = visible & ~front.visible
         if left.sum() < self.maker.config.min_visible_fraction * visible.sum():
             return image, visible
-        return _to_uint8(composite(front.image.astype(np.float32) / 255, front.visible, image, rng)), left
+        composed = composite(front.image.astype(np.float32) / 255, front.visible, image, rng)
+        return (composed * 255).round().astype(np.uint8), left
 
     def _distorted(
         self, image: np.ndarray, native_scale: float, rng: np.random.Generator
@@ -201,12 +190,20 @@ class _CutOut:
     visible: np.ndarray
 
 
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return (image * 255).round().astype(np.uint8)
-
-
 def _drawn(of_object: dict[int, list[PseudoLabel]], rng: np.random.Generator) -> PseudoLabel:
     """Draw an object, then one of its labels: what is rarely accepted is not rarely learned."""
     objects = sorted(of_object)
     chosen = of_object[objects[int(rng.integers(len(objects)))]]
     return chosen[int(rng.integers(len(chosen)))]
+
+
+def _warped(cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, side_px: int) -> np.ndarray:
+    """Resample a map of cells to the pixels of a picture; 0 beyond the map."""
+    cells_A_out = cells_A_img @ np.linalg.inv(out_A_img)
+    return cv2.warpAffine(
+        cells,
+        cells_A_out[:2],
+        (side_px, side_px),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_CONSTANT,
+    )

@@ -12,7 +12,6 @@ from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import FilterConfig
 from glimpose.objects.real_samples import DistortionConfig
 from glimpose.objects.search import SearchConfig
-from glimpose.objects.synthesis import MaterialConfig
 from glimpose.training.loop import TrainingConfig
 
 
@@ -38,11 +37,6 @@ class SelfSupervisionConfig:
     """By which the teacher finds poses."""
     filter: FilterConfig = field(default_factory=FilterConfig)
     distortion: DistortionConfig = field(default_factory=DistortionConfig)
-    colors_from_photographs: bool = False
-    """Synthesise objects in the colours in which labelled photographs show them, which vary as ``material`` says."""
-    material: MaterialConfig = field(
-        default_factory=lambda: MaterialConfig(brightness=(0.1, 0.2), tint=0.07, saturation=(0.0, 0.15))
-    )
     freeze_batch_norm: bool = True
     """Keep the norms' statistics as they are."""
     instances_per_object: int | None = 1

@@ -25,21 +25,6 @@ SPREADS_M = np.tile(0.08 * 1.12 ** np.arange(25)[:, None], 2)
 
 
 @dataclass(frozen=True)
-class MaterialConfig:
-    """How colours differ from the CAD model's: scans are off in brightness, tint and saturation alike.
-
-    Measured in docs/lab-book.md, 37.
-    """
-
-    brightness: tuple[float, float] = (0.0, 0.3)
-    """Mean and standard deviation of its factor's logarithm."""
-    tint: float = 0.18
-    """Standard deviation of the logarithm, of each channel by itself."""
-    saturation: tuple[float, float] = (0.1, 0.4)
-    """As of brightness."""
-
-
-@dataclass(frozen=True)
 class SynthesisConfig:
     """What scenes look like. Angles and distances are those from which the objects will be seen."""
 
@@ -73,7 +58,6 @@ class SynthesisConfig:
     """Meshes are simplified to this for drawing; 0 keeps every face."""
     backgrounds: Path | None = None
     """Folder of photographs; procedural backgrounds when none is given."""
-    material: MaterialConfig = field(default_factory=MaterialConfig)
     sensor: SensorConfig = field(default_factory=SensorConfig)
 
     def eased(self, difficulty: float) -> "SynthesisConfig":
@@ -214,7 +198,7 @@ class Photographer:
 
         ``native_scale`` is the number of the sensor's pixels per pixel of the buffers: enlarged crops have below 1.
         """
-        lit = shade(buffers, _lighting(rng), [_material(rng, scene.config.material) for _ in scene.instances])
+        lit = shade(buffers, _lighting(rng), [_material(rng) for _ in scene.instances])
         height, width = buffers.mask.shape
         photograph = composite(lit, buffers.mask > 0, self.backgrounds.sample(rng, height, width), rng)
         if rng.random() < scene.config.patch_probability:
@@ -312,10 +296,13 @@ def _lighting(rng: np.random.Generator) -> Lighting:
     )
 
 
-def _material(rng: np.random.Generator, config: MaterialConfig) -> Material:
-    """Colours as the CAD model has them, more or less; matt to glossy."""
-    gain = np.exp(rng.normal(*config.brightness)) * np.exp(rng.normal(0, config.tint, 3))
-    saturation = float(np.exp(rng.normal(*config.saturation)))
+def _material(rng: np.random.Generator) -> Material:
+    """Colours as the CAD model has them, more or less; matt to glossy.
+
+    Scans are off in brightness, tint and saturation alike (docs/lab-book.md, 37).
+    """
+    gain = np.exp(rng.normal(0, 0.3)) * np.exp(rng.normal(0, 0.18, 3))
+    saturation = float(np.exp(rng.normal(0.1, 0.4)))
     specular = rng.uniform(0, 0.6) if rng.random() < 0.5 else 0.0
     shininess = float(np.exp(rng.uniform(1.5, 4.5)))
     return Material(gain, saturation, specular, shininess)
