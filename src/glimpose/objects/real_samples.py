@@ -65,7 +65,7 @@ class RealSampleMaker:
         photograph, model = self.photographs[label.photograph], maker.objects[label.object_index]
         aimed = maker.off_target(rng, model, label.cam_T_obj)
         center_px, side_px = frame_object(aimed, photograph.K, model.diameter_m, maker.network.crop_pad)
-        picture = self._cut_out(label, center_px, side_px, rng, is_shown=not is_decoy)
+        picture = self._cut_out(label, center_px, side_px, rng, is_object=not is_decoy)
         image, visible = picture.image, picture.visible
         if rng.random() < self.distortion.object_probability:
             image, visible = self._behind_another(image, visible, label.object_index, side_px, rng)
@@ -135,14 +135,22 @@ class RealSampleMaker:
         return crop_matrix(center_px, side_px, out_px, float(angle_rad)), out_T_cam
 
     def _cut_out(
-        self, label: PseudoLabel, center_px: np.ndarray, side_px: float, rng: np.random.Generator, is_shown: bool = True
+        self,
+        label: PseudoLabel,
+        center_px: np.ndarray,
+        side_px: float,
+        rng: np.random.Generator,
+        is_object: bool = True,
+        with_xyz: bool = True,
     ) -> "_CutOut":
-        """Cut a square out of a label's photograph and turn it; what isn't the object isn't shown as it."""
+        """Cut a square out of a label's photograph and turn it; the object is drawn there unless it isn't one."""
         maker, photograph, crop_px = self.maker, self.photographs[label.photograph], self.maker.network.crop_px
         out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
         K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
         shown = Instance(maker.sampler.objects[label.object_index].mesh, out_T_cam @ label.cam_T_obj)
-        buffers = maker.photographer.renderer.render([shown] if is_shown else [], K, crop_px, crop_px)
+        buffers = maker.photographer.renderer.render(
+            [shown] if is_object else [], K, crop_px, crop_px, with_xyz=with_xyz
+        )
         visible = (buffers.mask == 1) & (_warped(label.visible, label.cells_A_img, out_A_img, crop_px) > 0.5)
         return _CutOut(warp(photograph.image, out_A_img, crop_px, crop_px), K, out_T_cam, buffers, visible)
 
@@ -160,7 +168,7 @@ class RealSampleMaker:
         photograph = self.photographs[other.photograph]
         u, v, z = photograph.K @ other.cam_T_obj[:3, 3]
         center_px = np.array([u, v]) / z + rng.normal(0, 0.25, 2) * side_px
-        front = self._cut_out(other, center_px, side_px, rng)
+        front = self._cut_out(other, center_px, side_px, rng, with_xyz=False)
         left = visible & ~front.visible
         if left.sum() < self.maker.config.min_visible_fraction * visible.sum():
             return image, visible

@@ -6,8 +6,10 @@ sightings ── places, exact ones, parted ones ── how objects stand ──
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 from tqdm import tqdm
@@ -36,7 +38,7 @@ from glimpose.objects.static_scene import (
     part_placements,
     place_objects,
 )
-from glimpose.objects.stays import find_stays, look_at_hidden
+from glimpose.objects.stays import LEAST_SEEN, find_stays, seen_share
 from glimpose.objects.trust import CLEAR_MARGIN, LEAST_TRUST, trust_places
 from glimpose.objects.turning import fit_to_edges, turn_objects
 
@@ -133,12 +135,15 @@ def _shown(
         if pair not in agreeing and (pair[0], scene.placements[pair[1]].object_index) not in known
     }
     trust |= trust_places(scene, others, search, recognised)
-    shown = {pair: looked[pair] for pair in likeliest(scene, trust) if trust[pair] > 0}
-    stays = find_stays(scene, {pair: trust[pair] for pair in shown if trust[pair] >= LEAST_TRUST}, teacher.objects)
-    hidden = look_at_hidden(scene, stays, teacher, photographs)
-    found = {(number, pose.model.obj_id) for (number, _), pose in hidden.items()}
-    shown = {pair: pose for pair, pose in shown.items() if (pair[0], pose.model.obj_id) not in found}
-    return shown | hidden, trust | stays
+    sure = {pair: trust[pair] for pair in likeliest(scene, trust) if trust[pair] >= LEAST_TRUST}
+    stays = find_stays(scene, sure, teacher.objects)
+    again = dict(_verified(scene, stays, teacher, photographs))
+    hidden = {pair: pose for pair, pose in again.items() if seen_share(pose, search) >= LEAST_SEEN}
+    logger.info("%d times an object isn't seen where it stays; of %d a little shows", len(again), len(hidden))
+    # Trusted more than whatever else those photographs show of it: otherwise they weren't gaps.
+    looked |= hidden
+    trust |= {pair: stays[pair] for pair in hidden}
+    return {pair: looked[pair] for pair in likeliest(scene, trust) if trust[pair] > 0}, trust
 
 
 def _trusted(scene: StaticScene, trust: Mapping[tuple[int, int], float]) -> set[tuple[int, int]]:
@@ -201,21 +206,36 @@ def _looked(
 
     In all photographs, or in those that agree with a placement.
     """
-    seen: dict[tuple[int, int], PoseEstimate] = {}
-    for number in scene.cam_T_scene:
-        image, K = photographs[number].image, photographs[number].K
-        poses = [
-            (p, placement.object_index, scene.cam_T_obj(number, placement))
-            for p, placement in enumerate(scene.placements)
-            if number in placement.photographs or not among_agreeing
-        ]
-        poses = [entry for entry in poses if is_in_view(entry[2], K, *image.shape[:2])]
-        looked = teacher.verify(image, K, [(index, pose) for _, index, pose in poses])
-        for (p, _, _), pose in zip(poses, looked, strict=True):
-            assert pose.agreement is not None
-            if pose.agreement.overlap >= LEAST_OVERLAP:
-                seen[number, p] = pose
+    pairs = [
+        (number, p)
+        for number in scene.cam_T_scene
+        for p, placement in enumerate(scene.placements)
+        if number in placement.photographs or not among_agreeing
+    ]
+    seen = {}
+    for pair, pose in _verified(scene, pairs, teacher, photographs):
+        assert pose.agreement is not None
+        if pose.agreement.overlap >= LEAST_OVERLAP:
+            seen[pair] = pose
     return seen
+
+
+def _verified(
+    scene: StaticScene,
+    pairs: Iterable[tuple[int, int]],
+    teacher: PoseEstimator,
+    photographs: Sequence[Photograph],
+) -> Iterator[tuple[tuple[int, int], PoseEstimate]]:
+    """What the teacher makes of placements, given with photographs' numbers, where they are in the picture.
+
+    One photograph after the other, for there are too many to keep what isn't needed.
+    """
+    for number, own in groupby(sorted(pairs), key=itemgetter(0)):
+        image, K = photographs[number].image, photographs[number].K
+        poses = {pair: scene.cam_T_obj(number, scene.placements[pair[1]]) for pair in own}
+        poses = {pair: pose for pair, pose in poses.items() if is_in_view(pose, K, *image.shape[:2])}
+        where = [(scene.placements[p].object_index, pose) for (_, p), pose in poses.items()]
+        yield from zip(poses, teacher.verify(image, K, where), strict=True)
 
 
 def _likeliest(

@@ -4,21 +4,16 @@ A hidden object is hard to see, so a teacher doesn't find it, and a student woul
 the order of their names, objects are seldom moved between two of them, and hardly ever back to where they were.
 """
 
-import logging
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from glimpose.objects.catalogue import ObjectModel
-from glimpose.objects.crops import central_mean, is_in_view
-from glimpose.objects.estimator import PoseEstimator
+from glimpose.objects.crops import central_mean
 from glimpose.objects.looks import PoseEstimate
-from glimpose.objects.photographs import Photograph
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.static_scene import StaticScene
 from glimpose.objects.turning import is_one_place
-
-logger = logging.getLogger(__name__)
 
 LEAST_SEEN = 0.1
 """Share of a hidden object that's seen all the same, for a photograph to teach anything of it. Of one that was taken
@@ -41,34 +36,14 @@ def find_stays(
         for before, after in pairwise(own):
             first, last = (scene.placements[p].scene_T_obj for _, p in (before, after))
             if is_one_place(first, last, scene.unit_m, objects[index]):
-                for number in range(before[0] + 1, after[0]):
-                    _, nearer = min(before, after, key=lambda pair: abs(pair[0] - number))
-                    stays[number, nearer] = min(trust[before], trust[after])
+                for number in scene.cam_T_scene:
+                    if before[0] < number < after[0]:
+                        _, nearer = min(before, after, key=lambda pair: abs(pair[0] - number))
+                        stays[number, nearer] = min(trust[before], trust[after])
     return stays
 
 
-def look_at_hidden(
-    scene: StaticScene,
-    stays: Collection[tuple[int, int]],
-    teacher: PoseEstimator,
-    photographs: Sequence[Photograph],
-) -> dict[tuple[int, int], PoseEstimate]:
-    """Look at objects where they stay, if anything shows of them there."""
-    looked = {}
-    for number, p in stays:
-        if number in scene.cam_T_scene:
-            image, K = photographs[number].image, photographs[number].K
-            cam_T_obj = scene.cam_T_obj(number, scene.placements[p])
-            if is_in_view(cam_T_obj, K, *image.shape[:2]):
-                (looked[number, p],) = teacher.verify(image, K, [(scene.placements[p].object_index, cam_T_obj)])
-    search = teacher.search
-    assert search is not None
-    shown = {pair: pose for pair, pose in looked.items() if _seen_share(pose, search) >= LEAST_SEEN}
-    logger.info("%d times an object isn't seen where it stays; of %d a little shows", len(looked), len(shown))
-    return shown
-
-
-def _seen_share(pose: PoseEstimate, search: PoseSearch) -> float:
+def seen_share(pose: PoseEstimate, search: PoseSearch) -> float:
     """How much of an object, drawn where it's said to be, is seen there."""
     evidence = pose.look.evidence()
     drawn = search.draw(pose.model, pose.cam_T_obj, evidence)
