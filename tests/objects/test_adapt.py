@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from parts import Parts
+from scipy.spatial.transform import Rotation
 
 from glimpose.cli import main
 from glimpose.data.bop import Camera, ModelInfo, write_camera
@@ -22,6 +23,7 @@ from glimpose.objects.adapt import adapt
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
 from glimpose.objects.crops import crop_matrix, frame_object
 from glimpose.objects.dataset import LabelledPhotographs
+from glimpose.objects.equations import make_pose
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, FilterConfig, Labels, PseudoLabel, label
@@ -102,6 +104,29 @@ def test_targets_of_photographs_fit_the_picture(parts: Parts, maker, roll_deg: f
         # An upright camera: turning the picture turns the pose, not K.
         assert abs(sample["K"][0, 1]) < 1e-3 * sample["K"][0, 0]
     assert num_cells > 100
+
+
+@pytest.mark.parametrize("roll_deg", [-30.0, 25.0, 4.0])
+def test_photographs_that_are_askew_are_shown_upright(parts: Parts, maker, roll_deg: float):
+    """As often as asked, where labels tell which way is up, and it's far off; whatever is drawn turns with them."""
+    photographs, labels, _ = perfect_labels(parts, 1)
+    height_m, down = 0.05, Rotation.from_euler("x", 115, degrees=True).as_matrix()  # looking down by 25 degrees
+    cam_R_table = Rotation.from_euler("z", roll_deg, degrees=True).as_matrix() @ down
+    standings, standing = [Standing((Stand((0.0, 0.0, 1.0), height_m),))] * len(parts.objects), []
+    for i, (x_m, y_m) in enumerate([(0.1, 0), (-0.1, 0.05), (0, 0.1), (0.02, -0.1)]):
+        turn = Rotation.from_euler("z", 70 * i, degrees=True).as_matrix()
+        t = cam_R_table @ [x_m, y_m, height_m] + [0, 0, 0.6]
+        standing.append(replace(labels.labels[0], object_index=i % 2, cam_T_obj=make_pose(cam_R_table @ turn, t)))
+    told = Labels(standing, labels.background, standings=standings)
+
+    def ups(labels: Labels, probability: float) -> np.ndarray:
+        distortion = DistortionConfig(roll_deg=0, patch_probability=0, upright_probability=probability)
+        real = RealSampleMaker(maker, photographs, labels, distortion)
+        return np.stack([real.gaze(np.random.default_rng(seed))["cam_T_obj"][:3, 2] for seed in range(4)])
+
+    assert np.allclose(ups(told, 1.0), (cam_R_table if roll_deg == 4.0 else down)[:, 2], atol=1e-3)
+    assert np.allclose(ups(told, 0.0), cam_R_table[:, 2], atol=1e-3)
+    assert np.allclose(ups(replace(told, standings=()), 1.0), cam_R_table[:, 2], atol=1e-3)
 
 
 @pytest.fixture

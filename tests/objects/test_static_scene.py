@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import Agreement
 from glimpose.objects.catalogue import ObjectModel, object_model
+from glimpose.objects.equations import rolled
 from glimpose.objects.evidence import Evidence, GazeViews
 from glimpose.objects.glimpsed import Glimpse
 from glimpose.objects.looks import Detection, Look, PoseEstimate
@@ -188,6 +189,11 @@ class Teacher:
         """Photographs and objects whose poses it hardly believes if they are turned otherwise than is true."""
         self.decoys: dict[tuple[int, int], np.ndarray] = {}
         """By photograph and object, the pose of something else that is taken for it."""
+        self.askew: dict[int, np.ndarray] = {}
+        """By photograph, cam_R_level where its camera is rolled."""
+
+    def level(self, poses: list[PoseEstimate]) -> np.ndarray:
+        return self.askew.get(poses[0].look.crop.flat[0], np.eye(3)) if poses else np.eye(3)
 
     def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
         own = [s for s in self.sightings if s.photograph == image.flat[0]]
@@ -196,13 +202,19 @@ class Teacher:
     def class_probabilities(self, image: np.ndarray) -> np.ndarray:
         return np.stack([np.full((2, 2), p, np.float32) for p in (0.5, 0.2, 0.1, 0.1, 0.05, 0.05)])
 
-    def verify(self, image: np.ndarray, K: np.ndarray, poses: list[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
+    def verify(
+        self, image: np.ndarray, K_upright: np.ndarray, poses: list[tuple[int, np.ndarray]]
+    ) -> list[PoseEstimate]:
         number, looked = image.flat[0], []
-        for index, pose in poses:
+        assert np.allclose(K_upright, K @ self.askew.get(number, np.eye(3)))
+        for index, level_T_obj in poses:
+            pose = rolled(level_T_obj, self.askew.get(number, np.eye(3)))
             decoy = self.decoys.get((number, index))
             is_there = is_near(pose, self.truth[number][index]) and (number, index) not in (*self.hidden, *self.covered)
             is_taken = decoy is not None and is_near(pose, decoy)
-            estimate = self.estimate(number, K, index, pose, overlap=0.9 if is_there or is_taken else 0.0)
+            estimate = self.estimate(
+                number, K_upright, index, level_T_obj, overlap=0.9 if is_there or is_taken else 0.0
+            )
             is_faint = (number, index) in self.faint
             if (number, index) in self.told_apart:
                 is_faint = turn_deg(pose, self.truth[number][index]) > 20
@@ -236,20 +248,26 @@ class Teacher:
         look = Look(
             Detection(index, np.zeros(2), 1.0, 1.0),
             self.objects[index],
-            np.zeros((8, 8, 3), np.uint8),
+            np.full((8, 8, 3), number, np.uint8),
             torch.from_numpy(K),
             views,
             0,
             1.0,
-            torch.from_numpy(self.truth[number][index][:3, 3]) if number in self.exact else torch.zeros(3),
+            torch.from_numpy(self.truth[number][index][:3, 3])
+            if number in self.exact
+            else torch.zeros(3, dtype=torch.float64),
         )
         agreement = Agreement(0.9, overlap, 0.9, 0.9, 0.9, 0.9, 0.9)
         score = 0.05 if index == self.disowned else 0.3
         return PoseEstimate(self.objects[index], pose, score, look, 0.0, agreement)
 
 
-def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):
-    """Objects are labelled where they stand, found there or not, unless nothing of the kind is seen there."""
+@pytest.mark.parametrize("roll_deg", [0.0, 30.0])
+def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch, roll_deg: float):
+    """Objects are labelled where they stand, found there or not, unless nothing of the kind is seen there.
+
+    Photographs that are askew are looked at upright, which changes nothing else.
+    """
     without_edges(monkeypatch)
     rng = np.random.default_rng(8)
     before = arrangement(rng, 5)
@@ -258,6 +276,8 @@ def test_labels_come_from_the_scene(objects: list[ObjectModel], monkeypatch: pyt
     sightings, cameras, truth = sighted(rng, [before, before, before, after], 6, 0.7)
     teacher = Teacher(objects, sightings, truth)
     teacher.disowned = 2
+    level = Rotation.from_euler("z", roll_deg, degrees=True).as_matrix()
+    teacher.askew = {3: level, 8: level.T, 20: level}
     photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(24)]
     del cameras[7]
     teacher.dim = 23  # the last one, so no later one tells that objects stay

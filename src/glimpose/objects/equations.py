@@ -16,6 +16,11 @@ def make_pose(R: np.ndarray, t: np.ndarray) -> np.ndarray:
     return cam_T_obj
 
 
+def rolled(cam_T_obj: np.ndarray, new_R_cam: np.ndarray) -> np.ndarray:
+    """The same pose, 4×4, for a camera that is turned."""
+    return make_pose(new_R_cam @ cam_T_obj[:3, :3], new_R_cam @ cam_T_obj[:3, 3])
+
+
 def stepped(cam_T_obj: np.ndarray, step: np.ndarray, radius_m: float) -> np.ndarray:
     """A pose after a step of 6: turned about the object's origin, radians, and moved, object radii."""
     turn = Rotation.from_rotvec(step[:3]).as_matrix()

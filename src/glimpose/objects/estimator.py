@@ -151,15 +151,12 @@ class PoseEstimator:
         poses = self._found(image, K, detections)
         if self.search is None:
             return self._distinct(poses, self.config.instances_per_object)
-        support = self._support(poses)
-        cam_R_level = np.eye(3) if support is None else support.roll(self.config.level_rad)
+        cam_R_level = self.level(poses)
         if camera_roll_rad(cam_R_level):
             # Upright objects are known best: again, for a camera rolled until they are.
             K = K @ cam_R_level
             poses = self._found(image, K, [*detections, *self.glance(image, K)])
-            support = self._support(poses)
-        if not self.config.stand_together:
-            support = None  # it told which way is up
+        support = self._support(poses) if self.config.stand_together else None
         poses = self._distinct(self._doubted(poses, support), self.config.instances_per_object)
         evidence = [[pose.look.evidence(), *self._looks_around(image, K, pose)] for pose in poses]
         if self.config.looks_around:
@@ -313,6 +310,14 @@ class PoseEstimator:
         assert self.search is not None
         moved = self.search.move(pose.model, pose.cam_T_obj, evidence, by_edges)
         return self._judged(pose.look, evidence[0], moved)
+
+    def level(self, poses: Sequence[PoseEstimate]) -> np.ndarray:
+        """cam_R_level, 3×3, from a camera rolled until objects stand upright in its picture, to the one at hand.
+
+        The identity where that's hardly rolled, or where too few of one photograph's poses agree on a support.
+        """
+        support = self._support(poses)
+        return np.eye(3) if support is None else support.roll(self.config.level_rad)
 
     def _support(self, poses: Sequence[PoseEstimate]) -> Support | None:
         """Find what most of them stand on; None where too few agree."""

@@ -11,6 +11,7 @@ from glimpose.geometry.pnp import PnPResult, solve_pnp
 from glimpose.objects.agreement import Agreement
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px
+from glimpose.objects.equations import rolled
 from glimpose.objects.evidence import Evidence, GazeViews
 
 
@@ -100,9 +101,7 @@ class PoseEstimate:
 
     def rolled(self, new_R_cam: np.ndarray) -> "PoseEstimate":
         """The same object in the same photograph, for a camera that is rolled about its optical axis."""
-        cam_T_obj = self.cam_T_obj.copy()
-        cam_T_obj[:3] = new_R_cam @ cam_T_obj[:3]
-        return replace(self, cam_T_obj=cam_T_obj, look=self.look.rolled(new_R_cam))
+        return replace(self, cam_T_obj=rolled(self.cam_T_obj, new_R_cam), look=self.look.rolled(new_R_cam))
 
 
 def solve_from_keypoints(views: GazeViews, i: int, model: ObjectModel, K: Tensor) -> PnPResult:

@@ -3,6 +3,9 @@
 Targets are drawn from the CAD models at the poses that the teacher gave, exactly as those of synthesised samples. Only
 what hides an object isn't known: there the teacher's mask tells what is seen of it. Where something was taken for an
 object that is known to stand elsewhere, nothing is seen.
+
+Where labels tell which way is up, photographs of rolled cameras are often shown upright, for so are objects looked at
+(`estimator`).
 """
 
 from collections import defaultdict
@@ -14,10 +17,13 @@ import numpy as np
 
 from glimpose.data.images import warp
 from glimpose.data.sensor import composite, occlude, simulate_sensor
-from glimpose.objects.crops import crop_matrix, frame_object, glance_matrix
+from glimpose.objects.catalogue import ObjectModel
+from glimpose.objects.crops import camera_roll_rad, crop_matrix, frame_object, glance_matrix
+from glimpose.objects.estimator import EstimatorConfig
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, Labels, PseudoLabel
 from glimpose.objects.samples import Closeup, Sample, SampleMaker, at_cells, channels_first
+from glimpose.objects.standing import StandingPose, find_support
 from glimpose.objects.synthesis import Scene
 from glimpose.render.scene import Buffers, Instance
 
@@ -28,6 +34,8 @@ class DistortionConfig:
 
     roll_deg: float = 15.0
     """Pictures are turned by up to this, and labels with them."""
+    upright_probability: float = 0.75
+    """Of turning a photograph first until up is up, where its camera is rolled by so much that the estimator does."""
     log_zoom: float = 0.15
     """Standard deviation of the glance's zoom."""
     patch_probability: float = 0.5
@@ -56,6 +64,8 @@ class RealSampleMaker:
             self.mistaken[label.object_index].append(label)
         self.background = labels.background
         self.distortion = distortion
+        self.roll_rad = {number: _roll_rad(own, labels, maker.objects) for number, own in self.in_photograph.items()}
+        """Of the cameras that took them, where known and much."""
 
     def gaze(self, rng: np.random.Generator) -> Sample:
         """Draw a crop around a labelled object, or around what was taken for one."""
@@ -97,7 +107,7 @@ class RealSampleMaker:
         native_scale = float(np.exp(-rng.normal(0, self.distortion.log_zoom)) / glance_A_img[0, 0])
         u, v, z = photograph.K @ chosen.cam_T_obj[:3, 3]
         center_px = np.array([u, v]) / z + rng.uniform(-0.4, 0.4, 2) * side * native_scale
-        out_A_img, out_T_cam = self._turned(center_px, side * native_scale, side, rng)
+        out_A_img, out_T_cam = self._turned(chosen.photograph, center_px, side * native_scale, side, rng)
         K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
         labels = self.in_photograph[chosen.photograph]
         scene = Scene(
@@ -126,10 +136,12 @@ class RealSampleMaker:
         }
 
     def _turned(
-        self, center_px: np.ndarray, side_px: float, out_px: int, rng: np.random.Generator
+        self, number: int, center_px: np.ndarray, side_px: float, out_px: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Cut out a square and turn it; gives its matrix, and that of the camera that rolls the same way."""
+        """Cut a square out of a photograph and turn it; gives its matrix, and that of a camera that rolls the same."""
         angle_rad = np.deg2rad(rng.uniform(-self.distortion.roll_deg, self.distortion.roll_deg))
+        if rng.random() < self.distortion.upright_probability:
+            angle_rad -= self.roll_rad.get(number, 0.0)
         out_T_cam = np.eye(4)
         out_T_cam[:2, :2] = [[np.cos(angle_rad), -np.sin(angle_rad)], [np.sin(angle_rad), np.cos(angle_rad)]]
         return crop_matrix(center_px, side_px, out_px, float(angle_rad)), out_T_cam
@@ -145,7 +157,7 @@ class RealSampleMaker:
     ) -> "_CutOut":
         """Cut a square out of a label's photograph and turn it; the object is drawn there unless it isn't one."""
         maker, photograph, crop_px = self.maker, self.photographs[label.photograph], self.maker.network.crop_px
-        out_A_img, out_T_cam = self._turned(center_px, side_px, crop_px, rng)
+        out_A_img, out_T_cam = self._turned(label.photograph, center_px, side_px, crop_px, rng)
         K = out_A_img @ photograph.K @ out_T_cam[:3, :3].T
         shown = Instance(maker.sampler.objects[label.object_index].mesh, out_T_cam @ label.cam_T_obj)
         buffers = maker.photographer.renderer.render(
@@ -203,6 +215,21 @@ def _drawn(of_object: dict[int, list[PseudoLabel]], rng: np.random.Generator) ->
     objects = sorted(of_object)
     chosen = of_object[objects[int(rng.integers(len(objects)))]]
     return chosen[int(rng.integers(len(chosen)))]
+
+
+def _roll_rad(own: Sequence[PseudoLabel], labels: Labels, objects: Sequence[ObjectModel]) -> float:
+    """How far the camera was rolled that took a photograph, as its labels stand; 0 where that's little or unknown."""
+    if not labels.standings:
+        return 0.0
+    support = find_support(
+        [
+            StandingPose(
+                objects[label.object_index], labels.standings[label.object_index], label.cam_T_obj, label.weight
+            )
+            for label in own
+        ]
+    )
+    return 0.0 if support is None else camera_roll_rad(support.roll(EstimatorConfig.level_rad))
 
 
 def _warped(cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, side_px: int) -> np.ndarray:

@@ -17,12 +17,13 @@ from tqdm import tqdm
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import focal_px, is_in_view
 from glimpose.objects.decoys import likeliest, tell_decoys
+from glimpose.objects.equations import rolled
 from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.glimpsed import find_glimpses, place_glimpsed, surest_first
 from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.photographs import Photograph
-from glimpose.objects.pseudo_labels import Found, Labels, find, make_label
+from glimpose.objects.pseudo_labels import Found, Labels, PseudoLabel, find, make_label
 from glimpose.objects.standing import Standing
 from glimpose.objects.standing_scene import StandingScene, find_standing, with_errors
 from glimpose.objects.static_scene import (
@@ -38,7 +39,7 @@ from glimpose.objects.static_scene import (
     part_placements,
     place_objects,
 )
-from glimpose.objects.stays import LEAST_SEEN, find_stays, seen_share
+from glimpose.objects.stays import LEAST_SEEN, find_stays, likely_course, seen_share
 from glimpose.objects.trust import CLEAR_MARGIN, LEAST_TRUST, trust_places
 from glimpose.objects.turning import fit_to_edges, turn_objects
 
@@ -72,6 +73,27 @@ def label_static_scene(
     mistaken.
     """
     found = find(teacher, photographs)
+    # Upright objects are known best, so all that follows is as if cameras had been rolled until they are.
+    level = [teacher.level(poses) for poses in found.poses]
+    upright = [replace(p, K=p.K @ R) for p, R in zip(photographs, level, strict=True)]
+    poses = [[pose.rolled(R.T) for pose in own] for own, R in zip(found.poses, level, strict=True)]
+    cameras = {number: rolled(pose, level[number].T) for number, pose in cam_T_scene.items()}
+    labels = _labelled(teacher, upright, cameras, replace(found, poses=poses))
+
+    def as_taken(label: PseudoLabel) -> PseudoLabel:
+        return replace(label, cam_T_obj=rolled(label.cam_T_obj, level[label.photograph]))
+
+    return replace(
+        labels,
+        labels=[as_taken(label) for label in labels.labels],
+        mistaken=[as_taken(label) for label in labels.mistaken],
+    )
+
+
+def _labelled(
+    teacher: PoseEstimator, photographs: Sequence[Photograph], cam_T_scene: Mapping[int, np.ndarray], found: Found
+) -> Labels:
+    """Label photographs in which objects are upright, by what the teacher found in them."""
     sightings = [
         Sighting(number, pose.look.detection.object_index, pose.cam_T_obj, pose.score)
         for number, poses in enumerate(found.poses)
@@ -135,7 +157,8 @@ def _shown(
         if pair not in agreeing and (pair[0], scene.placements[pair[1]].object_index) not in known
     }
     trust |= trust_places(scene, others, search, recognised)
-    sure = {pair: trust[pair] for pair in likeliest(scene, trust) if trust[pair] >= LEAST_TRUST}
+    trust = {pair: trust[pair] for pair in likely_course(scene, trust, teacher.objects)}
+    sure = {pair: value for pair, value in trust.items() if value >= LEAST_TRUST}
     stays = find_stays(scene, sure, teacher.objects)
     again = dict(_verified(scene, stays, teacher, photographs))
     hidden = {pair: pose for pair, pose in again.items() if seen_share(pose, search) >= LEAST_SEEN}
@@ -143,7 +166,7 @@ def _shown(
     # Trusted more than whatever else those photographs show of it: otherwise they weren't gaps.
     looked |= hidden
     trust |= {pair: stays[pair] for pair in hidden}
-    return {pair: looked[pair] for pair in likeliest(scene, trust) if trust[pair] > 0}, trust
+    return {pair: looked[pair] for pair in likeliest(scene, trust)}, trust
 
 
 def _trusted(scene: StaticScene, trust: Mapping[tuple[int, int], float]) -> set[tuple[int, int]]:

@@ -1,12 +1,15 @@
-"""Objects that stay where they are: what one photograph hides, those before and after it tell.
+"""Objects that stay where they are: what one photograph hides, or shows doubtfully, those before and after it tell.
 
-A hidden object is hard to see, so a teacher doesn't find it, and a student wouldn't learn to. But photographs are in
-the order of their names, objects are seldom moved between two of them, and hardly ever back to where they were.
+A hidden object is hard to see, so a teacher doesn't find it, and a student wouldn't learn to; one seen from a side that
+the teacher takes for another is found elsewhere, or turned. But photographs are in the order of their names, objects
+are seldom moved between two of them, and hardly ever back to where they were.
 """
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+
+import numpy as np
 
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import central_mean
@@ -15,9 +18,41 @@ from glimpose.objects.search import PoseSearch
 from glimpose.objects.static_scene import StaticScene
 from glimpose.objects.turning import is_one_place
 
+MOVE_COST = 0.5
+"""Of an object's being moved, in trust: what one photograph shows elsewhere than those before and after do has to be
+trusted by twice as much."""
 LEAST_SEEN = 0.1
 """Share of a hidden object that's seen all the same, for a photograph to teach anything of it. Of one that was taken
 away, and put back later, nothing is seen."""
+
+
+def likely_course(
+    scene: StaticScene, trust: Mapping[tuple[int, int], float], objects: Sequence[ObjectModel]
+) -> list[tuple[int, int]]:
+    """Tell of each object in which of its places it was in each photograph: where most of them show it, seldom moved.
+
+    ``trust`` is by photograph and number of the placement; so is what's given, where the photograph shows the object
+    there at all. Found by Viterbi's algorithm (IEEE Transactions on Information Theory, 1967).
+    """
+    numbers, course = sorted(scene.cam_T_scene), []
+    for index, model in enumerate(objects):
+        own = [p for p, placement in enumerate(scene.placements) if placement.object_index == index]
+        if not own:
+            continue
+        poses = [scene.placements[p].scene_T_obj for p in own]
+        stays = np.array([[is_one_place(a, b, scene.unit_m, model) for b in poses] for a in poses])
+        cost = np.where(stays, 0, MOVE_COST)
+        shown = np.array([[trust.get((number, p), 0.0) for p in own] for number in numbers])
+        best, came_from = shown[0], []
+        for row in shown[1:]:
+            through = best[:, None] - cost
+            came_from.append(through.argmax(0))
+            best = through.max(0) + row
+        path = [int(best.argmax())]
+        for origins in reversed(came_from):
+            path.append(int(origins[path[-1]]))
+        course += [(number, own[i]) for number, i in zip(numbers, reversed(path), strict=True)]
+    return sorted(pair for pair in course if trust.get(pair, 0.0) > 0)
 
 
 def find_stays(
