@@ -18,7 +18,7 @@ from glimpose.objects.crops import camera_roll_rad
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.evidence import Evidence
 from glimpose.objects.looks import Detection, Look, PoseEstimate
-from glimpose.objects.scene_labels import learn_errors
+from glimpose.objects.scene_places import learn_errors
 from glimpose.objects.standing import (
     Stand,
     Standing,

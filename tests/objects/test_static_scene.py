@@ -447,7 +447,7 @@ def test_what_is_glimpsed_is_labelled_where_edges_have_it(
         asked.append(glimpse)
         return Placement(3, in_units(place), frozenset(glimpse.photographs), 0.1)
 
-    monkeypatch.setattr("glimpose.objects.scene_labels.place_glimpsed", by_edges)
+    monkeypatch.setattr("glimpose.objects.scene_places.place_glimpsed", by_edges)
     photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(21)]
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
     assert [glimpse.object_index for glimpse in asked] == [3, 3]
@@ -460,7 +460,7 @@ def test_what_is_glimpsed_is_labelled_where_edges_have_it(
 def without_edges(monkeypatch: pytest.MonkeyPatch) -> None:
     """These photographs have none, so they tell nothing."""
     for name in ("turn_objects", "fit_to_edges"):
-        monkeypatch.setattr(f"glimpose.objects.scene_labels.{name}", lambda scene, *_: scene)
+        monkeypatch.setattr(f"glimpose.objects.scene_places.{name}", lambda scene, *_: scene)
     monkeypatch.setattr("glimpose.objects.trust.edge_margin", lambda *_: 0.0)
 
 

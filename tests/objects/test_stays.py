@@ -51,9 +51,12 @@ def test_an_object_turned_for_one_photograph_was_seen_wrong(objects: list[Object
 
 
 def test_what_was_moved_for_good_is_followed(objects: list[ObjectModel]):
+    """A place in between, too, of which a single photograph tells, if that's sure."""
     scene = scene_of(6, [place(0, 0), place(0, 0.2), place(0, 0.4)])
-    trust = {(0, 0): 0.6, (1, 0): 0.6, (2, 1): 0.6, (4, 2): 0.4, (5, 2): 0.4}
+    trust = {(0, 0): 0.6, (1, 0): 0.6, (2, 1): 1.1 * MOVE_COST, (4, 2): 0.4, (5, 2): 0.4}
     assert likely_course(scene, trust, objects) == sorted(trust)
+    doubted = trust | {(2, 1): 0.9 * MOVE_COST}
+    assert likely_course(scene, doubted, objects) == [(0, 0), (1, 0), (4, 2), (5, 2)]
     assert likely_course(scene, {}, objects) == []
 
 

@@ -32,7 +32,8 @@ from glimpose.objects.photographs import Photograph, find_photographs, read_phot
 from glimpose.objects.pseudo_labels import Labels, label
 from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
-from glimpose.objects.scene_labels import label_static_scene, learn_errors
+from glimpose.objects.scene_labels import label_static_scene
+from glimpose.objects.scene_places import learn_errors
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.self_supervision import Assessment, Round, SelfSupervisionConfig
 from glimpose.objects.standing import Standing

@@ -18,9 +18,9 @@ from glimpose.objects.search import PoseSearch
 from glimpose.objects.static_scene import StaticScene
 from glimpose.objects.turning import is_one_place
 
-MOVE_COST = 0.5
-"""Of an object's being moved, in trust: what one photograph shows elsewhere than those before and after do has to be
-trusted by twice as much."""
+MOVE_COST = 0.7
+"""Of an object's being moved, in trust. So a place that nothing but one photograph shows has to be trusted by more than
+this, and where the object was in another place before and after, nothing is enough."""
 LEAST_SEEN = 0.1
 """Share of a hidden object that's seen all the same, for a photograph to teach anything of it. Of one that was taken
 away, and put back later, nothing is seen."""

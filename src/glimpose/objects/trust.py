@@ -46,3 +46,8 @@ def trust_places(
             margin = edge_margin(pose.model, pose.cam_T_obj, pose.look.evidence().edges, search)
             trust[number, p] = max(likely, min(margin / CLEAR_MARGIN, 1.0))
     return trust
+
+
+def trusted(scene: StaticScene, trust: Mapping[tuple[int, int], float]) -> set[tuple[int, int]]:
+    """Photographs, and indices of objects that are trusted to be where those show them."""
+    return {(number, scene.placements[p].object_index) for (number, p), value in trust.items() if value >= LEAST_TRUST}
