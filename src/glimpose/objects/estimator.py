@@ -33,10 +33,12 @@ from glimpose.objects.evidence import Evidence, decode_gaze
 from glimpose.objects.looks import Detection, Look, PoseEstimate, solve_from_coordinates, solve_from_keypoints
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.standing import (
+    ASKEW_RAD,
     STANDS_ANEW,
     Standing,
     StandingPose,
     Support,
+    find_level,
     find_support,
     move_together,
     settle,
@@ -75,7 +77,7 @@ class EstimatorConfig:
     looks_around: int = 8
     """At each pose that the search finds, by which it's moved once more: what a crop's place and size do to edges
     averages out (docs/lab-book.md, 54). In pairs, so even; 0 for none."""
-    level_rad: float = float(np.deg2rad(10))
+    level_rad: float = ASKEW_RAD
     """Where the support says that the camera was rolled by more, the search begins anew, with an upright picture."""
     stand_together: bool = True
     """Move poses that the search finds so that objects stand on one support, where it's known how they stand."""
@@ -316,12 +318,15 @@ class PoseEstimator:
 
         The identity where that's hardly rolled, or where too few of one photograph's poses agree on a support.
         """
-        support = self._support(poses)
-        return np.eye(3) if support is None else support.roll(self.config.level_rad)
+        return find_level(self._standing_poses(poses), self.config.level_rad)
 
     def _support(self, poses: Sequence[PoseEstimate]) -> Support | None:
         """Find what most of them stand on; None where too few agree."""
-        return find_support([self._standing(pose) for pose in self._distinct(poses, self.config.instances_per_object)])
+        return find_support(self._standing_poses(poses))
+
+    def _standing_poses(self, poses: Sequence[PoseEstimate]) -> list[StandingPose]:
+        """Those that may tell of a support."""
+        return [self._standing(pose) for pose in self._distinct(poses, self.config.instances_per_object)]
 
     def _doubted(self, poses: Sequence[PoseEstimate], support: Support | None) -> list[PoseEstimate]:
         """Believe less what doesn't stand where the others do."""

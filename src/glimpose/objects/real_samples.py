@@ -19,11 +19,10 @@ from glimpose.data.images import warp
 from glimpose.data.sensor import composite, occlude, simulate_sensor
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import camera_roll_rad, crop_matrix, frame_object, glance_matrix
-from glimpose.objects.estimator import EstimatorConfig
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, Labels, PseudoLabel
 from glimpose.objects.samples import Closeup, Sample, SampleMaker, at_cells, channels_first
-from glimpose.objects.standing import StandingPose, find_support
+from glimpose.objects.standing import StandingPose, find_level
 from glimpose.objects.synthesis import Scene
 from glimpose.render.scene import Buffers, Instance
 
@@ -221,15 +220,11 @@ def _roll_rad(own: Sequence[PseudoLabel], labels: Labels, objects: Sequence[Obje
     """How far the camera was rolled that took a photograph, as its labels stand; 0 where that's little or unknown."""
     if not labels.standings:
         return 0.0
-    support = find_support(
-        [
-            StandingPose(
-                objects[label.object_index], labels.standings[label.object_index], label.cam_T_obj, label.weight
-            )
-            for label in own
-        ]
-    )
-    return 0.0 if support is None else camera_roll_rad(support.roll(EstimatorConfig.level_rad))
+    poses = [
+        StandingPose(objects[label.object_index], labels.standings[label.object_index], label.cam_T_obj, label.weight)
+        for label in own
+    ]
+    return camera_roll_rad(find_level(poses))
 
 
 def _warped(cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, side_px: int) -> np.ndarray:

@@ -39,6 +39,8 @@ DAMPING = 0.01
 """Of steps that neither what is seen nor the support tells anything of."""
 LEAST_ACROSS = 0.2
 """Part of up, in length, that has to be across the optical axis to tell how a camera is rolled."""
+ASKEW_RAD = float(np.deg2rad(10))
+"""A camera that is rolled by more is taken for one that isn't, with a turned picture."""
 MOST_CANDIDATES = 12
 """Poses, the likeliest, that may propose a support."""
 
@@ -237,6 +239,12 @@ def find_support(poses: Sequence[StandingPose]) -> Support | None:
     for _ in range(10):
         support, num_agreeing = _placed(support, stood)
     return support if num_agreeing >= LEAST_STANDING else None
+
+
+def find_level(poses: Sequence[StandingPose], least_rad: float = ASKEW_RAD) -> np.ndarray:
+    """cam_R_level, 3×3, as `Support.roll` has it; the identity, too, where too few poses agree on a support."""
+    support = find_support(poses)
+    return np.eye(3) if support is None else support.roll(least_rad)
 
 
 def _placed(support: Support, stood: StoodPoses) -> tuple[Support, int]:
