@@ -107,6 +107,13 @@ def test_folder_without_images_is_refused(folder, capsys):
     assert "empty" in refused(capsys, predict(folder, ("image", str(folder / "empty"))))
 
 
+def test_what_draws_needs_cad_models(folder, capsys):
+    for asked in ("--search", "--refine"):
+        assert f"{asked}: needs --models" in refused(capsys, [*predict(folder), asked])
+    assert main([*predict(folder), "--refine", "--models", str(folder / "models")]) == 0
+    assert (folder / "poses.csv").exists()
+
+
 def test_misspelt_key_stops_the_run_and_names_the_nearest(folder, capsys):
     argv = ["train", str(folder / "config.toml"), "--out", str(folder / "run"), "training.step=3"]
     message = refused(capsys, argv)

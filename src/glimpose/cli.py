@@ -102,11 +102,15 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--out", type=Path, required=True, help="CSV of poses to write, for objects in BOP's format")
     predict.add_argument("--overlay", type=Path, help="folder for pictures of the poses")
     predict.add_argument("--models", type=Path, help="folder of CAD models: pictures then show outlines, not boxes")
-    predict.add_argument("--search", action="store_true", help="solve by comparing drawn views; needs --models to draw")
+    predict.add_argument(
+        "--refine", action="store_true", help="move poses to where drawings fit the photograph; needs --models"
+    )
+    predict.add_argument(
+        "--search", action="store_true", help="refine the best of many drawn views, too; slower, and finds more"
+    )
     predict.add_argument(
         "--free", action="store_true", help="don't move poses so that objects stand together, though it's known how"
     )
-    predict.add_argument("--refine", type=Path, metavar="REFINER", help="refiner's checkpoint; needs --models to draw")
     predict.add_argument("--instances", type=int, help="most instances of one object in an image (default: no limit)")
     predict.add_argument("--correspondences", choices=("keypoints", "coordinates"), help="what poses are solved from")
     predict.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
@@ -213,17 +217,11 @@ def run_train(args: argparse.Namespace) -> None:
     """Train on CAD models or, if the config says track = "robots", on a recording; prints the best checkpoint."""
     from glimpose.config import load
 
-    track = _track(args.config)
-    if track == "robots":
+    if _track(args.config) == "robots":
         from glimpose.robots.train import load_experiment
         from glimpose.robots.train import train as train_robots
 
         print(train_robots(*load_experiment(args.config, args.overrides), args.out, resume=args.resume))
-        return
-    if track == "refiner":
-        from glimpose.objects.refine_task import RefinerTrainingConfig, train_refiner
-
-        print(train_refiner(load(RefinerTrainingConfig, args.config, args.overrides), args.out, resume=args.resume))
         return
     from glimpose.objects.train import ObjectsConfig, train
 
@@ -268,19 +266,14 @@ def run_predict(args: argparse.Namespace) -> None:
     photographs = find_photographs(args.images)
     estimator = PoseEstimator.from_checkpoint(args.checkpoint, config, args.device)
     meshes = load_meshes(estimator, args.models) if args.models else None
-    refiner = None
-    for verb, is_asked in (("--search", args.search), ("--refine", args.refine)):
-        if is_asked and meshes is None:
-            raise ValueError(f"{verb}: needs --models, the folder of CAD models to draw")
-    if args.search and meshes is not None:
-        from glimpose.objects.search import PoseSearch
+    if args.search or args.refine:
+        from glimpose.objects.search import PoseSearch, SearchConfig
 
-        estimator.search = PoseSearch(estimator.objects, meshes, estimator.model.config)
-    if args.refine and meshes is not None:
-        from glimpose.objects.refine import PoseRefiner
-
-        refiner = PoseRefiner.from_checkpoint(args.refine, meshes, device=args.device)
-    rows = predict(estimator, photographs, args.camera, args.out, args.overlay, meshes, refiner)
+        if meshes is None:
+            raise ValueError(f"{'--search' if args.search else '--refine'}: needs --models, the CAD models to draw")
+        drawn = SearchConfig() if args.search else SearchConfig(num_views=0)
+        estimator.search = PoseSearch(estimator.objects, meshes, estimator.model.config, drawn)
+    rows = predict(estimator, photographs, args.camera, args.out, args.overlay, meshes)
     logger.info("%d poses in %d photographs: %s", len(rows), len(photographs), args.out)
 
 

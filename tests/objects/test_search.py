@@ -1,6 +1,7 @@
 """Search: perfect maps lead to the pose, whichever way the object is turned and whatever stands in front."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from glimpose.objects.contour import LEAST_POINTS, Contour, draw_contour, edge_o
 from glimpose.objects.crops import camera_roll_rad, glance_matrix
 from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.evidence import Evidence
-from glimpose.objects.looks import Detection
+from glimpose.objects.looks import Detection, PoseEstimate
 from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.render.mesh import sphere_mesh
 from glimpose.render.scene import make_renderer
@@ -58,6 +59,50 @@ def test_a_distance_that_is_off_is_corrected_by_the_outline(parts: Parts, search
     evidence = true_evidence(parts, 0, truth)
     found = search(parts.objects[0], replace(evidence, t_m=1.05 * evidence.t_m))
     assert abs(found[2, 3] / truth[2, 3] - 1) < 0.02
+
+
+def put_off(truth: np.ndarray, turn_rad: float, zoom: float) -> np.ndarray:
+    off = truth.copy()
+    off[:3, :3] = Rotation.from_rotvec([0, turn_rad, 0]).as_matrix() @ truth[:3, :3]
+    off[:3, 3] *= zoom
+    return off
+
+
+def test_without_drawn_views_the_pose_at_hand_is_moved(parts: Parts):
+    meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
+    search = PoseSearch(parts.objects, meshes, parts.network, SearchConfig(num_views=0))
+    truth = pose(3)
+    evidence = true_evidence(parts, 0, truth)
+    found = search(parts.objects[0], evidence, put_off(truth, 0.2, 1.04))
+    assert found is not None
+    assert turned_deg(parts, 0, found, truth) < 3
+    assert np.linalg.norm(found[:3, 3] - truth[:3, 3]) < 4e-3
+    assert search(parts.objects[0], evidence) is None
+
+
+def test_poses_that_are_given_are_refined(parts: Parts, search: PoseSearch, monkeypatch: pytest.MonkeyPatch):
+    """Wherever it's aimed, a perfect gaze sees objects where they are."""
+    truths = [pose(1), pose(2, 0.7)]
+    estimator = PoseEstimator(GlanceGaze(parts.network, 2), parts.objects, search=search)
+
+    def look(detection: Detection) -> SimpleNamespace:
+        index, aimed = detection.object_index, np.eye(4)
+        aimed[:3, 3] = detection.depth_m * np.linalg.solve(parts.synthesis.K, [*detection.center_px, 1])
+        evidence = true_evidence(parts, index, truths[index], aimed=aimed, turn_rad=detection.turn_rad)
+        return SimpleNamespace(
+            detection=detection, model=parts.objects[index], evidence=lambda: evidence, place_m=evidence.t_m
+        )
+
+    monkeypatch.setattr(estimator, "gaze", lambda _, __, detections: [look(detection) for detection in detections])
+    monkeypatch.setattr(PoseEstimate, "rolled", lambda own, _: own)
+    given = [(index, put_off(truths[index], 0.2, 1.04)) for index in (1, 0)]
+    refined = estimator.refine(np.zeros((480, 640, 3), np.uint8), parts.synthesis.K, given)
+    assert [pose.model.obj_id for pose in refined] == [parts.objects[index].obj_id for index, _ in given]
+    for (index, off), found in zip(given, refined, strict=True):
+        assert turned_deg(parts, index, off, truths[index]) > 10
+        assert turned_deg(parts, index, found.cam_T_obj, truths[index]) < 2
+        assert np.linalg.norm(found.cam_T_obj[:3, 3] - truths[index][:3, 3]) < 3e-3
+    assert estimator.refine(np.zeros((480, 640, 3), np.uint8), parts.synthesis.K, []) == []
 
 
 def off_by_a_cell(evidence: Evidence, columns: int) -> Evidence:

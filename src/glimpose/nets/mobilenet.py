@@ -55,12 +55,9 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Encoder whose forward returns the features at strides 2, 4, 8, 16 and 32.
+    """Encoder whose forward returns the features at strides 2, 4, 8, 16 and 32."""
 
-    With more than three input channels the first three are the photograph's.
-    """
-
-    def __init__(self, width: float = 1.0, in_channels: int = 3) -> None:
+    def __init__(self, width: float = 1.0) -> None:
         super().__init__()
 
         def scaled(channels: int) -> int:
@@ -69,7 +66,7 @@ class MobileNetV2(nn.Module):
             return rounded + 8 if rounded < 0.9 * channels * width else rounded
 
         channels = scaled(32)
-        blocks: list[nn.Module] = [conv_bn_relu6(nn.Conv2d(in_channels, channels, 3, 2, 1, bias=False))]
+        blocks: list[nn.Module] = [conv_bn_relu6(nn.Conv2d(3, channels, 3, 2, 1, bias=False))]
         self.channels: list[int] = []
         for expansion, stage_channels, repeats, stage_stride in STAGES:
             for repeat in range(repeats):

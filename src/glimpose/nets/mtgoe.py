@@ -86,8 +86,7 @@ class Mtgoe(nn.Module):
     """Multi-task network: depth, segmentation and vector fields, each with as many named maps as asked for.
 
     ``heads`` gives, for each of the three tasks, the names and channels of its maps. With ``num_objects`` > 0 the
-    network is told which object to look for (the gaze); with 0 it isn't (the glance). Of ``in_channels`` the first
-    three are RGB, and the rest are taken as they are.
+    network is told which object to look for (the gaze); with 0 it isn't (the glance).
     """
 
     mean: Tensor
@@ -98,14 +97,13 @@ class Mtgoe(nn.Module):
         config: MtgoeConfig,
         heads: Mapping[str, Mapping[str, int]],
         num_objects: int = 0,
-        in_channels: int = 3,
     ) -> None:
         super().__init__()
         if set(heads) != set(TASKS):
             raise ValueError(f"heads: got {sorted(heads)}, expected exactly {sorted(TASKS)}")
         self.heads = {task: dict(heads[task]) for task in TASKS}
         self.num_objects = num_objects
-        self.encoder = MobileNetV2(config.width, in_channels)
+        self.encoder = MobileNetV2(config.width)
         _, c4, c8, c16, c32 = self.encoder.channels
         branch = config.branch_channels
         self.neck = Fuse(c32, c16, config.neck_channels)
@@ -123,9 +121,8 @@ class Mtgoe(nn.Module):
         self.predict = nn.ModuleDict(
             {task: BankHead(channels[task], sum(self.heads[task].values()), max(num_objects, 1)) for task in TASKS}
         )
-        rest = in_channels - 3
-        self.register_buffer("mean", torch.tensor([*IMAGENET_MEAN, *[0.0] * rest]).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([*IMAGENET_STD, *[1.0] * rest]).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(-1, 1, 1), persistent=False)
 
     def forward(self, image: Tensor, object_index: Tensor | None = None) -> dict[str, Tensor]:
         """Predict maps at stride 4 from an RGB image in 0..1, b×3×h×w; sides not divisible by 32 are padded.

@@ -28,7 +28,7 @@ from glimpose.objects.crops import (
     glance_matrix,
     glance_reference_depth_m,
 )
-from glimpose.objects.equations import NormalEquations
+from glimpose.objects.equations import NormalEquations, rolled
 from glimpose.objects.evidence import Evidence, decode_gaze
 from glimpose.objects.looks import Detection, Look, PoseEstimate, solve_from_coordinates, solve_from_keypoints
 from glimpose.objects.search import PoseSearch
@@ -160,14 +160,35 @@ class PoseEstimator:
             poses = self._found(image, K, [*detections, *self.glance(image, K)])
         support = self._support(poses) if self.config.stand_together else None
         poses = self._distinct(self._doubted(poses, support), self.config.instances_per_object)
+        poses = self._refined(image, K, poses, by_edges=support is not None)
+        return sorted((pose.rolled(cam_R_level) for pose in poses), key=lambda pose: -pose.score)
+
+    @torch.inference_mode()
+    def refine(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
+        """Move objects from about where they are, by index and pose, to where this photograph shows them; in order.
+
+        Needs ``search``, which draws them.
+        """
+        given = self.verify(image, K, poses)
+        cam_R_level = self.level(given)
+        if camera_roll_rad(cam_R_level):
+            K = K @ cam_R_level
+            given = self.verify(image, K, [(index, rolled(pose, cam_R_level.T)) for index, pose in poses])
+        by_edges = self.config.stand_together and self._support(given) is not None
+        return [pose.rolled(cam_R_level) for pose in self._refined(image, K, given, by_edges)]
+
+    def _refined(
+        self, image: np.ndarray, K: np.ndarray, poses: Sequence[PoseEstimate], by_edges: bool
+    ) -> list[PoseEstimate]:
+        """Move poses to where all looks around see the objects, and then to where they stand together."""
         evidence = [[pose.look.evidence(), *self._looks_around(image, K, pose)] for pose in poses]
+        moved = list(poses)
         if self.config.looks_around:
             # Edges tell exactly where, but how far away less well than maps do; then a support has to tell.
-            by_edges = support is not None
-            poses = [self._moved(pose, own, by_edges) for pose, own in zip(poses, evidence, strict=True)]
+            moved = [self._moved(pose, own, by_edges) for pose, own in zip(moved, evidence, strict=True)]
         if self.config.stand_together:
-            poses = self._stood(poses, self._support(poses), evidence)
-        return sorted((pose.rolled(cam_R_level) for pose in poses), key=lambda pose: -pose.score)
+            moved = self._stood(moved, self._support(moved), evidence)
+        return moved
 
     def _found(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
         """Look as often as configured, and solve for poses."""
@@ -281,7 +302,8 @@ class PoseEstimator:
             fused = fuse_translation(solved.cam_T_obj, solved.covariance, look.t_m, covariance_t).numpy()
         if self.search is not None:
             evidence = look.evidence()
-            return self._judged(look, evidence, self.search(model, evidence, fused))
+            found = self.search(model, evidence, fused)
+            return None if found is None else self._judged(look, evidence, found)
         if solved.cam_T_obj is None or fused is None:
             logger.debug("object %d: no pose: %s", model.obj_id, solved.reason)
             return None

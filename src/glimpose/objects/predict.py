@@ -2,11 +2,9 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
 from glimpose.data.bop import model_path
@@ -15,7 +13,6 @@ from glimpose.data.files import write_image
 from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.photographs import PhotographFile, read_photograph
-from glimpose.objects.refine import PoseRefiner
 from glimpose.render.mesh import Mesh, load_mesh
 from glimpose.render.scene import make_renderer
 from glimpose.viz.overlay import PoseLabel, draw_poses
@@ -33,11 +30,10 @@ def predict(
     out: Path,
     overlay: Path | None = None,
     meshes: Mapping[int, Mesh] | None = None,
-    refiner: PoseRefiner | None = None,
 ) -> list[ResultRow]:
     """Estimate poses in every photograph and write them as a BOP result file.
 
-    The time written is what one photograph took from pixels in memory to poses, refined by ``refiner`` if one is given.
+    The time written is what one photograph took from pixels in memory to poses.
     With ``overlay``, pictures of the poses go into that folder; with ``meshes`` (by object id) they show outlines
     instead of boxes.
     """
@@ -48,8 +44,6 @@ def predict(
         image, K = photograph.image, photograph.K
         start = time.perf_counter()
         poses = estimator(image, K)
-        if refiner is not None:
-            poses = refined(refiner, image, K, poses)
         time_s = time.perf_counter() - start
         rows += [
             ResultRow(file.scene_id, file.im_id, pose.model.obj_id, pose.score, pose.cam_T_obj, time_s)
@@ -62,18 +56,6 @@ def predict(
             write_image(overlay / f"{file.scene_id:06d}_{file.im_id:06d}.jpg", drawn)
     write_results_csv(out, rows)
     return rows
-
-
-def refined(
-    refiner: PoseRefiner, image: np.ndarray, K: np.ndarray, poses: Sequence[PoseEstimate]
-) -> list[PoseEstimate]:
-    """Refine estimates; each counts as much as the photograph agrees with it in the end. Best first."""
-    better = refiner(image, K, [(pose.model, pose.cam_T_obj) for pose in poses])
-    updated = [
-        replace(pose, cam_T_obj=refinement.cam_T_obj, score=pose.score * refinement.overlap)
-        for pose, refinement in zip(poses, better, strict=True)
-    ]
-    return sorted(updated, key=lambda pose: -pose.score)
 
 
 def load_meshes(estimator: PoseEstimator, models: Path) -> dict[int, Mesh]:

@@ -36,7 +36,7 @@ class SearchConfig:
     """How poses are searched for."""
 
     num_views: int = 1500
-    """Drawn of each object: from everywhere, about 12 degrees apart."""
+    """Drawn of each object: from everywhere, about 12 degrees apart. Without any, PnP's pose alone is moved."""
     num_kept: int = 5
     """Views that are moved."""
     distinct_deg: float = 20.0
@@ -120,8 +120,8 @@ class PoseSearch:
             for model in tqdm(objects, desc="draw views", unit="object", leave=False)
         }
 
-    def __call__(self, model: ObjectModel, evidence: Evidence, also: np.ndarray | None = None) -> np.ndarray:
-        """Return the pose cam_T_obj that explains the evidence best.
+    def __call__(self, model: ObjectModel, evidence: Evidence, also: np.ndarray | None = None) -> np.ndarray | None:
+        """Return the pose cam_T_obj that explains the evidence best; None where there is nothing to start from.
 
         ``also`` is a pose to start from beside the drawn views.
         """
@@ -137,7 +137,7 @@ class PoseSearch:
             if len(candidates) == self.config.num_kept:
                 break
         moved = [self.move(model, pose, [evidence]) for pose in candidates]
-        return max(moved, key=lambda pose: self.explained(model, pose, evidence))
+        return max(moved, key=lambda pose: self.explained(model, pose, evidence), default=None)
 
     def move(
         self, model: ObjectModel, cam_T_obj: np.ndarray, evidence: Sequence[Evidence], by_edges: bool = False
