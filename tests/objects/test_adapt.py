@@ -36,7 +36,7 @@ from glimpose.objects.train import DataConfig, ObjectsConfig, build_task
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 from glimpose.training.loop import TrainingConfig
 
-AGREES = Agreement(*[0.9] * 7)
+AGREES = Agreement(*[0.9] * 8)
 
 
 def perfect_labels(parts: Parts, num: int = 3) -> tuple[list[Photograph], Labels, list]:
@@ -239,7 +239,7 @@ def test_confidence_is_the_share_of_right_poses():
     rng = np.random.default_rng(0)
     judgements = []
     for _ in range(3000):
-        agreement = Agreement(*rng.uniform(0, 1, 7))
+        agreement = Agreement(*rng.uniform(0, 1, 8))
         is_right = rng.random() < 1 / (1 + np.exp(-(8 * agreement.overlap - 5)))
         judgements.append(Judgement(agreement, bool(is_right)))
     confidence = Confidence.fit(judgements)
@@ -309,7 +309,7 @@ def setting(tmp_path: Path, parts: Parts) -> tuple[ObjectsConfig, Path]:
 def confident(monkeypatch: pytest.MonkeyPatch, probability: float = 0.5) -> None:
     """An untrained model is never right, so what its confidence would be is given."""
     bias = float(np.log(probability / (1 - probability)))
-    monkeypatch.setattr(Confidence, "fit", classmethod(lambda cls, *_, **__: cls((0.0,) * 7, bias)))
+    monkeypatch.setattr(Confidence, "fit", classmethod(lambda cls, *_, **__: cls((0.0,) * 8, bias)))
     monkeypatch.setattr("glimpose.objects.adapt.EstimatorConfig", partial(EstimatorConfig, min_certainty=0.0))
     monkeypatch.setattr("glimpose.objects.adapt.judge", lambda *_: [])
 

@@ -257,7 +257,7 @@ class Teacher:
             if number in self.exact
             else torch.zeros(3, dtype=torch.float64),
         )
-        agreement = Agreement(0.9, overlap, 0.9, 0.9, 0.9, 0.9, 0.9)
+        agreement = Agreement(0.9, overlap, *[0.9] * 6)
         score = 0.05 if index == self.disowned else 0.3
         return PoseEstimate(self.objects[index], pose, score, look, 0.0, agreement)
 

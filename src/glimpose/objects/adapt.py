@@ -26,7 +26,7 @@ from tqdm import tqdm
 from glimpose.data.files import write_text
 from glimpose.objects.adaptation_page import write_page
 from glimpose.objects.agreement import UNCALIBRATED, Confidence
-from glimpose.objects.calibrate import judge, synthesised
+from glimpose.objects.calibrate import hulls_of, judge, judged, synthesised
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph, find_photographs, read_photograph
 from glimpose.objects.pseudo_labels import Labels, label
@@ -48,6 +48,8 @@ logger = logging.getLogger(__name__)
 
 SURE_WEIGHT = 0.5
 """Of labels that a model's poses are compared with."""
+LEAST_JUDGED = 20
+"""Of right poses and of wrong ones, to learn from them what scores mean; with fewer they mean what they did."""
 
 
 class AdaptationBatches(SynthesisBatches):
@@ -199,7 +201,8 @@ class _Adaptation:
             page = self.run_dir / "page.html"
             write_page(page, self.objects, self.meshes, self.taught, all_labels, rounds, first, now)
             kept = [labels for labels, r in zip(all_labels, rounds, strict=True) if r.is_kept]
-            self.save(adapted, best, len(kept), self.standings(best, kept[-1]) if kept else self.first.standings)
+            learned = self.learned(best, kept[-1]) if kept else (self.first.standings, self.confidence)
+            self.save(adapted, best, len(kept), *learned)
         return adapted
 
     def label(self, teacher: PoseEstimator, path: Path, cam_T_scene: dict[int, np.ndarray]) -> Labels:
@@ -259,23 +262,37 @@ class _Adaptation:
             )
         return shares, means
 
-    def standings(self, student: Path, labels: Labels) -> Sequence[Standing]:
-        """How objects stand, and how far off the student is in single photographs, by how they are labelled."""
+    def learned(self, student: Path, labels: Labels) -> tuple[Sequence[Standing], Confidence]:
+        """How objects stand, and how exact the student is and what its scores say of that, by how they are labelled."""
         if not labels.standings:
-            return self.first.standings
+            return self.first.standings, self.confidence
         estimator = self.estimator(student)
         estimator.config = EstimatorConfig(instances_per_object=1, stand_together=False)
         photographs = tqdm(self.taught, desc="compare with labels", unit="image", leave=False)
         poses = [estimator(photograph.image, photograph.K) for photograph in photographs]
         exact = [(p.photograph, p.object_index, p.cam_T_obj) for p in labels.labels if p.weight >= SURE_WEIGHT]
-        return learn_errors(labels.standings, self.objects, poses, exact)
+        standings = learn_errors(labels.standings, self.objects, poses, exact)
+        hulls = hulls_of(self.meshes)
+        judgements = [
+            judged(pose, [cam_T_obj], hulls[pose.model.obj_id])
+            for number, index, cam_T_obj in exact
+            for pose in poses[number]
+            if pose.look.detection.object_index == index
+        ]
+        num_right = sum(judgement.is_right for judgement in judgements)
+        logger.info("of %d poses in single photographs %d are where they are labelled", len(judgements), num_right)
+        if min(num_right, len(judgements) - num_right) < LEAST_JUDGED:
+            return standings, self.confidence
+        return standings, Confidence.fit(judgements)
 
-    def save(self, path: Path, best: Path, num_rounds: int, standings: Sequence[Standing]) -> None:
+    def save(
+        self, path: Path, best: Path, num_rounds: int, standings: Sequence[Standing], confidence: Confidence
+    ) -> None:
         """Write the adapted model without what only training needs."""
         content = load_checkpoint(best)
         weights = {name: value for name, value in content.tensors.items() if name.startswith("model.")}
         more = {
-            "confidence": asdict(self.confidence),
+            "confidence": asdict(confidence),
             "standings": [asdict(standing) for standing in standings],
             "adaptation_rounds": num_rounds,
         }

@@ -1,7 +1,8 @@
 """How far to trust a pose: what the gaze says of a crop, the crop itself, and the object drawn into it at that pose.
 
 Every measure is 1 where the two agree and falls towards 0, so one logistic regression weighs them all; it is fitted on
-synthesised photographs, whose poses are known (`objects.calibrate`), and gives the probability that a pose is right.
+synthesised photographs, whose poses are known (`objects.calibrate`), or on real ones of a static scene, where all
+together tell (`objects.adapt`), and gives the probability that a pose is right.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import astuple, dataclass, fields
 import cv2
 import numpy as np
 from scipy.optimize import minimize
-from scipy.special import expit, log_expit
+from scipy.special import erf, expit, log_expit
 
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import central_mean
@@ -21,13 +22,15 @@ COORDINATE_SCALE = 0.2
 """Object radii at which an error of object coordinates counts 1/e."""
 DISTANCE_SCALE = 0.1
 """The same for distances, in diameters."""
+DISTANCE_STD = 0.02
+"""About how exactly a picture tells a distance, relative."""
 CHROMATICITY_SCALE = 0.06
 """The same for mean colours without their brightness."""
 
 
 VISUAL = ("certainty", "overlap", "pattern", "color")
 """Measures of what is seen."""
-GEOMETRIC = ("coordinates", "depth", "center")
+GEOMETRIC = ("coordinates", "depth", "center", "exactness")
 """Measures of where it is."""
 
 
@@ -49,6 +52,9 @@ class Agreement:
     """Correlation of drawn and photographed colours over the object: which part is lighter, redder, bluer?"""
     color: float
     """Drawn against photographed mean colour, without brightness."""
+    exactness: float
+    """How probable it is that the distance is right to `DISTANCE_SCALE`, whatever else agrees: not very where the
+    object is small and far away, for then a little of the distance is much of the object."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,7 @@ class Confidence:
         return cls(tuple(w[:-1].tolist()), float(w[-1]))
 
 
-UNCALIBRATED = Confidence((4.0, 4.0, 4.0, 1.0, 1.0, 1.0, 1.0), -12.0)
+UNCALIBRATED = Confidence((4.0, 4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 0.0), -12.0)
 """For checkpoints that weren't calibrated: ranks poses, but isn't a probability."""
 
 
@@ -141,6 +147,7 @@ def agree(model: ObjectModel, cam_T_obj: np.ndarray, evidence: Evidence, drawn: 
         center=float(np.exp(-off_m / (DISTANCE_SCALE * model.diameter_m))),
         pattern=_pattern(albedo, photographed, seen),
         color=_color(albedo, photographed, seen),
+        exactness=float(erf(DISTANCE_SCALE * model.diameter_m / (np.sqrt(2) * DISTANCE_STD * cam_T_obj[2, 3]))),
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from glimpose.metrics.pose_errors import hull_vertices, mssd_m
@@ -18,6 +19,7 @@ from glimpose.objects.agreement import Confidence, Judgement
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.dataset import LabelledPhotographs
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
+from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.search import PoseSearch
 from glimpose.objects.standing import Stand, Standing
 from glimpose.objects.synthesis import SynthesisConfig
@@ -84,22 +86,27 @@ def judge(
     num: int,
 ) -> list[Judgement]:
     """Estimate poses in the first ``num`` photographs and compare them with the truth."""
-    hulls = {
-        obj_id: hull_vertices(torch.from_numpy(mesh.vertices.astype(np.float64))) for obj_id, mesh in meshes.items()
-    }
+    hulls = hulls_of(meshes)
     judgements = []
     for i in tqdm(range(num), desc="calibrate", unit="image"):
         photograph = photographs[i]
         for pose in estimator(photograph.image, K):
-            model = pose.model
-            truths = [
-                torch.from_numpy(cam_T_obj)
-                for obj_id, cam_T_obj in zip(photograph.obj_ids, photograph.cam_T_objs, strict=True)
-                if obj_id == model.obj_id
-            ]
-            found = torch.from_numpy(pose.cam_T_obj)
-            errors_m = [float(mssd_m(found, truth, hulls[model.obj_id], model.symmetries)) for truth in truths]
-            assert pose.agreement is not None
-            is_right = min(errors_m, default=np.inf) < RIGHT_DIAMETERS * model.diameter_m
-            judgements.append(Judgement(pose.agreement, is_right))
+            obj_id = pose.model.obj_id
+            shown = zip(photograph.obj_ids, photograph.cam_T_objs, strict=True)
+            judgements.append(judged(pose, [cam_T_obj for own, cam_T_obj in shown if own == obj_id], hulls[obj_id]))
     return judgements
+
+
+def hulls_of(meshes: Mapping[int, Mesh]) -> dict[int, Tensor]:
+    """What MSSD has to be measured on of each mesh."""
+    return {
+        obj_id: hull_vertices(torch.from_numpy(mesh.vertices.astype(np.float64))) for obj_id, mesh in meshes.items()
+    }
+
+
+def judged(pose: PoseEstimate, truths: Sequence[np.ndarray], hull: Tensor) -> Judgement:
+    """Compare an estimate, which the search has judged, with where its object is: cam_T_obj of each in the photograph."""
+    found, model = torch.from_numpy(pose.cam_T_obj), pose.model
+    errors_m = [float(mssd_m(found, torch.from_numpy(truth), hull, model.symmetries)) for truth in truths]
+    assert pose.agreement is not None
+    return Judgement(pose.agreement, min(errors_m, default=np.inf) < RIGHT_DIAMETERS * model.diameter_m)

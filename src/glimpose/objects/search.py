@@ -6,6 +6,8 @@ the best few are then moved by Gauss's and Newton's method, to where their outli
 coordinates agree, and the best of those is the pose.
 
 maps ── compare with drawn views ── the best few ── move each (contour, coordinates) ── the one that explains most
+
+To move is to refine: what is drawn at the pose at hand is compared with what is seen, again and again.
 """
 
 from collections.abc import Mapping, Sequence
