@@ -105,7 +105,7 @@ def hulls_of(meshes: Mapping[int, Mesh]) -> dict[int, Tensor]:
 
 
 def judged(pose: PoseEstimate, truths: Sequence[np.ndarray], hull: Tensor) -> Judgement:
-    """Compare an estimate, which the search has judged, with where its object is: cam_T_obj of each in the photograph."""
+    """Compare an estimate with where the photograph shows its object: cam_T_obj of each."""
     found, model = torch.from_numpy(pose.cam_T_obj), pose.model
     errors_m = [float(mssd_m(found, torch.from_numpy(truth), hull, model.symmetries)) for truth in truths]
     assert pose.agreement is not None
