@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -345,7 +346,7 @@ def test_students_may_see_other_crops_than_their_first_teacher(
 
 
 def test_how_objects_stand_is_kept(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """As the labels have it; where they don't know, as the first teacher does."""
+    """As the labels have it; where they don't know, as the first teacher does. So is what scores mean."""
     config, checkpoint = setting
     confident(monkeypatch)
     content = load_checkpoint(checkpoint)
@@ -358,7 +359,24 @@ def test_how_objects_stand_is_kept(setting, tmp_path: Path, monkeypatch: pytest.
         return replace(label(*arguments), standings=[new, old])  # type: ignore[arg-type]
 
     monkeypatch.setattr("glimpose.objects.adapt.label", told)
-    assert PoseEstimator.from_checkpoint(adapt(config, checkpoint, tmp_path / "b")).standings == [new, old]
+    learned = PoseEstimator.from_checkpoint(adapt(config, checkpoint, tmp_path / "b"))
+    assert learned.standings == [new, old]
+    assert learned.confidence == Confidence((0.0,) * 8, 0.0)  # of too few poses it's told whether they're right
+
+    rightness, fitted = cycle([True, False]), []
+
+    def fit(_: type, judgements: Sequence[Judgement]) -> Confidence:
+        fitted.append([judgement.is_right for judgement in judgements])
+        return Confidence((1.0,) * 8, -2.0)
+
+    monkeypatch.setattr("glimpose.objects.adapt.judged", lambda pose, *_: Judgement(pose.agreement, next(rightness)))
+    monkeypatch.setattr("glimpose.objects.adapt.LEAST_JUDGED", 1)
+    monkeypatch.setattr("glimpose.objects.adapt._Adaptation.judgement", lambda *_: (learned.confidence, None))
+    monkeypatch.setattr(Confidence, "fit", classmethod(fit))
+    again = PoseEstimator.from_checkpoint(adapt(config, checkpoint, tmp_path / "c"))
+    assert again.confidence == Confidence((1.0,) * 8, -2.0)
+    assert len(fitted) == 1
+    assert {True, False} == set(fitted[0])
 
 
 def test_an_interrupted_adaptation_goes_on_to_the_same_model(setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
