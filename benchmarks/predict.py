@@ -9,6 +9,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from glimpose import EstimatorConfig, PoseEstimator, read_camera, read_image
 from glimpose.objects.crops import glance_matrix
 from glimpose.objects.looks import Detection
 from glimpose.objects.predict import load_meshes
-from glimpose.objects.search import PoseSearch
+from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.robots.estimator import RobotEstimator
 from glimpose.training.checkpoint import load_checkpoint
 
@@ -65,13 +66,16 @@ def object_stages(args: argparse.Namespace) -> Stages:
         "glance, all": (lambda: estimator.glance(image, K), False),
         f"gaze, network, {args.objects} crops": (lambda: model.gaze_maps(crops, index), True),
         f"gaze, all, {args.objects} crops": (lambda: estimator.gaze(image, K, detections), False),
-        f"poses by PnP, all, {args.objects} objects": (lambda: estimator.estimate(image, K, detections), False),
     }
+    ways: list[tuple[str, SearchConfig | None]] = [("PnP", None)]
     if args.models:
-        searching = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(looks=1))
-        searching.search = PoseSearch(estimator.objects, load_meshes(estimator, args.models), model.config)
-        name = f"poses by search, all, {args.objects} objects"
-        stages[name] = (lambda: searching.estimate(image, K, detections), False)
+        meshes = load_meshes(estimator, args.models)
+        ways += [("--refine", SearchConfig(num_views=0)), ("--search", SearchConfig())]
+    for name, drawn in ways:
+        whole = PoseEstimator.from_checkpoint(args.checkpoint, EstimatorConfig(instances_per_object=1))
+        if drawn is not None:
+            whole.search = PoseSearch(estimator.objects, meshes, model.config, drawn)
+        stages[f"photograph, {name}"] = (partial(whole, image, K), False)
     return stages
 
 
@@ -95,7 +99,7 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path, help="of objects or of robots")
     parser.add_argument("photograph", type=Path)
     parser.add_argument("camera", type=Path, nargs="?", help="objects: BOP's camera.json")
-    parser.add_argument("--models", type=Path, help="objects: folder of CAD models, for the search")
+    parser.add_argument("--models", type=Path, help="objects: folder of CAD models, to draw")
     parser.add_argument("--objects", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
