@@ -106,7 +106,9 @@ def _parser() -> argparse.ArgumentParser:
         "--refine", action="store_true", help="move poses to where drawings fit the photograph; needs --models"
     )
     predict.add_argument(
-        "--search", action="store_true", help="refine the best of many drawn views, too; slower, and finds more"
+        "--search",
+        action="store_true",
+        help="refine the best of many drawn views, too: slower, finds more; needs --models",
     )
     predict.add_argument(
         "--free", action="store_true", help="don't move poses so that objects stand together, though it's known how"
