@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--search",
         action="store_true",
-        help="refine the best of many drawn views, too: slower, finds more; needs --models",
+        help="refine drawn views, too: slower, finds more; needs --models",
     )
     predict.add_argument(
         "--free", action="store_true", help="don't move poses so that objects stand together, though it's known how"
