@@ -103,6 +103,9 @@ def test_poses_that_are_given_are_refined(parts: Parts, search: PoseSearch, monk
         assert turned_deg(parts, index, found.cam_T_obj, truths[index]) < 2
         assert np.linalg.norm(found.cam_T_obj[:3, 3] - truths[index][:3, 3]) < 3e-3
     assert estimator.refine(np.zeros((480, 640, 3), np.uint8), parts.synthesis.K, []) == []
+    estimator.search = None
+    with pytest.raises(ValueError, match="PoseSearch"):
+        estimator.refine(np.zeros((480, 640, 3), np.uint8), parts.synthesis.K, given)
 
 
 def off_by_a_cell(evidence: Evidence, columns: int) -> Evidence:

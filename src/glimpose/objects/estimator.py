@@ -167,7 +167,7 @@ class PoseEstimator:
     def refine(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
         """Move objects from about where they are, by index and pose, to where this photograph shows them; in order.
 
-        Needs ``search``, which draws them.
+        Needs ``search``, which draws them; raises ValueError without.
         """
         given = self.verify(image, K, poses)
         cam_R_level = self.level(given)
@@ -201,8 +201,10 @@ class PoseEstimator:
     def verify(self, image: np.ndarray, K: np.ndarray, poses: Sequence[tuple[int, np.ndarray]]) -> list[PoseEstimate]:
         """Look at objects where they are said to be, by index and pose, and tell how well each pose agrees.
 
-        Needs ``search``, which draws them.
+        Needs ``search``, which draws them; raises ValueError without.
         """
+        if self.search is None:
+            raise ValueError("search: missing; poses that are given can't be drawn without a PoseSearch")
         looks = self.gaze(image, K, [Detection.at(index, cam_T_obj, K) for index, cam_T_obj in poses])
         return [self._judged(look, look.evidence(), pose) for look, (_, pose) in zip(looks, poses, strict=True)]
 
