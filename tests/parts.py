@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from glimpose.data.backgrounds import Backgrounds
 from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
@@ -62,6 +63,14 @@ def checkpoint(tmp_path: Path, parts: Parts) -> Path:
     objects = [model.to_json() for model in parts.objects]
     save_tensors(path, weights, {"kind": "objects", "network": asdict(parts.network), "objects": objects})
     return path
+
+
+def moved(cam_T_obj: np.ndarray, turn_deg: float = 0.0, zoom: float = 1.0) -> np.ndarray:
+    """Turn a pose about the camera's vertical axis, and put it farther away."""
+    pose = cam_T_obj.copy()
+    pose[:3, :3] = Rotation.from_rotvec([0, np.deg2rad(turn_deg), 0]).as_matrix() @ pose[:3, :3]
+    pose[:3, 3] *= zoom
+    return pose
 
 
 def true_evidence(

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from parts import Parts, true_evidence
+from parts import Parts, moved, true_evidence
 from scipy.spatial.transform import Rotation
 
 from glimpose.cli import main
@@ -23,13 +23,6 @@ from glimpose.training.checkpoint import load_checkpoint, save_tensors
 def search(parts: Parts) -> PoseSearch:
     meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
     return PoseSearch(parts.objects, meshes, parts.network, SearchConfig(num_views=2))
-
-
-def moved(cam_T_obj: np.ndarray, turn_deg: float = 0.0, zoom: float = 1.0) -> np.ndarray:
-    pose = cam_T_obj.copy()
-    pose[:3, :3] = Rotation.from_rotvec([0, np.deg2rad(turn_deg), 0]).as_matrix() @ pose[:3, :3]
-    pose[:3, 3] *= zoom
-    return pose
 
 
 def test_the_true_pose_agrees_and_others_less(parts: Parts, search: PoseSearch):

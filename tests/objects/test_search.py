@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from parts import Parts, true_evidence
+from parts import Parts, moved, true_evidence
 from scipy.spatial.transform import Rotation
 
 from glimpose.nets.glance_gaze import GlanceGaze
@@ -61,19 +61,11 @@ def test_a_distance_that_is_off_is_corrected_by_the_outline(parts: Parts, search
     assert abs(found[2, 3] / truth[2, 3] - 1) < 0.02
 
 
-def put_off(truth: np.ndarray, turn_rad: float, zoom: float) -> np.ndarray:
-    off = truth.copy()
-    off[:3, :3] = Rotation.from_rotvec([0, turn_rad, 0]).as_matrix() @ truth[:3, :3]
-    off[:3, 3] *= zoom
-    return off
-
-
-def test_without_drawn_views_the_pose_at_hand_is_moved(parts: Parts):
-    meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
-    search = PoseSearch(parts.objects, meshes, parts.network, SearchConfig(num_views=0))
+def test_without_drawn_views_the_pose_at_hand_is_moved(parts: Parts, search: PoseSearch):
+    search = PoseSearch(parts.objects, search.meshes, parts.network, SearchConfig(num_views=0))
     truth = pose(3)
     evidence = true_evidence(parts, 0, truth)
-    found = search(parts.objects[0], evidence, put_off(truth, 0.2, 1.04))
+    found = search(parts.objects[0], evidence, moved(truth, 12, 1.04))
     assert found is not None
     assert turned_deg(parts, 0, found, truth) < 3
     assert np.linalg.norm(found[:3, 3] - truth[:3, 3]) < 4e-3
@@ -95,7 +87,7 @@ def test_poses_that_are_given_are_refined(parts: Parts, search: PoseSearch, monk
 
     monkeypatch.setattr(estimator, "gaze", lambda _, __, detections: [look(detection) for detection in detections])
     monkeypatch.setattr(PoseEstimate, "rolled", lambda own, _: own)
-    given = [(index, put_off(truths[index], 0.2, 1.04)) for index in (1, 0)]
+    given = [(index, moved(truths[index], 12, 1.04)) for index in (1, 0)]
     refined = estimator.refine(np.zeros((480, 640, 3), np.uint8), parts.synthesis.K, given)
     assert [pose.model.obj_id for pose in refined] == [parts.objects[index].obj_id for index, _ in given]
     for (index, off), found in zip(given, refined, strict=True):

@@ -38,8 +38,8 @@ from glimpose.objects.standing import (
     Standing,
     StandingPose,
     Support,
-    find_level,
     find_support,
+    level,
     move_together,
     settle,
     unbiased,
@@ -85,10 +85,6 @@ class EstimatorConfig:
     def __post_init__(self) -> None:
         if self.looks_around < 0 or self.looks_around % 2:
             raise ValueError(f"looks_around: got {self.looks_around}, expected an even number, or 0")
-
-
-AROUND = (0.1, 0.1, 0.12, 0.4)
-"""How looks around a pose differ, standard deviations: to the side and down, in crop sides, log size, and turn, rad."""
 
 
 Entry = TypeVar("Entry", Look, PoseEstimate)
@@ -153,12 +149,15 @@ class PoseEstimator:
         poses = self._found(image, K, detections)
         if self.search is None:
             return self._distinct(poses, self.config.instances_per_object)
-        cam_R_level = self.level(poses)
+        support = self._support(poses)
+        cam_R_level = level(support, self.config.level_rad)
         if camera_roll_rad(cam_R_level):
             # Upright objects are known best: again, for a camera rolled until they are.
             K = K @ cam_R_level
             poses = self._found(image, K, [*detections, *self.glance(image, K)])
-        support = self._support(poses) if self.config.stand_together else None
+            support = self._support(poses)
+        if not self.config.stand_together:
+            support = None  # it has told which way is up
         poses = self._distinct(self._doubted(poses, support), self.config.instances_per_object)
         poses = self._refined(image, K, poses, by_edges=support is not None)
         return sorted((pose.rolled(cam_R_level) for pose in poses), key=lambda pose: -pose.score)
@@ -170,11 +169,13 @@ class PoseEstimator:
         Needs ``search``, which draws them; raises ValueError without.
         """
         given = self.verify(image, K, poses)
-        cam_R_level = self.level(given)
+        support = self._support(given)
+        cam_R_level = level(support, self.config.level_rad)
         if camera_roll_rad(cam_R_level):
             K = K @ cam_R_level
             given = self.verify(image, K, [(index, rolled(pose, cam_R_level.T)) for index, pose in poses])
-        by_edges = self.config.stand_together and self._support(given) is not None
+            support = self._support(given)
+        by_edges = self.config.stand_together and support is not None
         return [pose.rolled(cam_R_level) for pose in self._refined(image, K, given, by_edges)]
 
     def _refined(
@@ -316,19 +317,9 @@ class PoseEstimator:
 
     def _looks_around(self, image: np.ndarray, K: np.ndarray, pose: PoseEstimate) -> list[Evidence]:
         """Look at an object several times, aimed a little beside."""
-        half = np.random.default_rng(0).normal(0, AROUND, (self.config.looks_around // 2, 4))
         at = Detection.at(pose.look.detection.object_index, pose.cam_T_obj, K)
         _, side_px = frame_object(pose.cam_T_obj, K, pose.model.diameter_m, self.model.config.crop_pad)
-        # In pairs on either side, for a pose is drawn a little to where it's looked for.
-        beside = [
-            replace(
-                at,
-                center_px=at.center_px + side_px * np.array([u, v]),
-                depth_m=at.depth_m * math.exp(log_scale),
-                turn_rad=turn_rad,
-            )
-            for u, v, log_scale, turn_rad in (*half, *-half)
-        ]
+        beside = at.beside(side_px, self.config.looks_around)
         return [look.evidence() for look in self.gaze(image, K, beside)]
 
     def _moved(self, pose: PoseEstimate, evidence: Sequence[Evidence], by_edges: bool) -> PoseEstimate:
@@ -342,15 +333,12 @@ class PoseEstimator:
 
         The identity where that's hardly rolled, or where too few of one photograph's poses agree on a support.
         """
-        return find_level(self._standing_poses(poses), self.config.level_rad)
+        return level(self._support(poses), self.config.level_rad)
 
     def _support(self, poses: Sequence[PoseEstimate]) -> Support | None:
-        """Find what most of them stand on; None where too few agree."""
-        return find_support(self._standing_poses(poses))
-
-    def _standing_poses(self, poses: Sequence[PoseEstimate]) -> list[StandingPose]:
-        """Those that may tell of a support."""
-        return [self._standing(pose) for pose in self._distinct(poses, self.config.instances_per_object)]
+        """Find what most of them stand on, the surest of each object; None where too few agree."""
+        surest = self._distinct(poses, self.config.instances_per_object)
+        return find_support([self._standing(pose) for pose in surest])
 
     def _doubted(self, poses: Sequence[PoseEstimate], support: Support | None) -> list[PoseEstimate]:
         """Believe less what doesn't stand where the others do."""

@@ -14,6 +14,9 @@ from glimpose.objects.crops import focal_px
 from glimpose.objects.equations import rolled
 from glimpose.objects.evidence import Evidence, GazeViews
 
+AROUND = (0.1, 0.1, 0.12, 0.4)
+"""How looks around a pose differ, standard deviations: to the side and down, in crop sides, log size, and turn, rad."""
+
 
 @dataclass(frozen=True)
 class Detection:
@@ -31,6 +34,22 @@ class Detection:
         """What a perfect glance would see of an object at a pose."""
         u, v, z = K @ cam_T_obj[:3, 3]
         return cls(object_index, np.array([u, v]) / z, float(z), score=1.0)
+
+    def beside(self, side_px: float, num: int) -> list["Detection"]:
+        """An even number of detections, a little beside this one of a crop so wide.
+
+        In pairs on either side, for a pose is drawn a little to where it's looked for.
+        """
+        half = np.random.default_rng(0).normal(0, AROUND, (num // 2, 4))
+        return [
+            replace(
+                self,
+                center_px=self.center_px + side_px * np.array([u, v]),
+                depth_m=self.depth_m * math.exp(log_scale),
+                turn_rad=turn_rad,
+            )
+            for u, v, log_scale, turn_rad in (*half, *-half)
+        ]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from glimpose.objects.crops import camera_roll_rad, crop_matrix, frame_object, g
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, Labels, PseudoLabel
 from glimpose.objects.samples import Closeup, Sample, SampleMaker, at_cells, channels_first
-from glimpose.objects.standing import StandingPose, find_level
+from glimpose.objects.standing import StandingPose, find_support, level
 from glimpose.objects.synthesis import Scene
 from glimpose.render.scene import Buffers, Instance
 
@@ -224,7 +224,7 @@ def _roll_rad(own: Sequence[PseudoLabel], labels: Labels, objects: Sequence[Obje
         StandingPose(objects[label.object_index], labels.standings[label.object_index], label.cam_T_obj, label.weight)
         for label in own
     ]
-    return camera_roll_rad(find_level(poses))
+    return camera_roll_rad(level(find_support(poses)))
 
 
 def _warped(cells: np.ndarray, cells_A_img: np.ndarray, out_A_img: np.ndarray, side_px: int) -> np.ndarray:

@@ -241,9 +241,8 @@ def find_support(poses: Sequence[StandingPose]) -> Support | None:
     return support if num_agreeing >= LEAST_STANDING else None
 
 
-def find_level(poses: Sequence[StandingPose], least_rad: float = ASKEW_RAD) -> np.ndarray:
-    """cam_R_level, 3×3, as `Support.roll` has it; the identity, too, where too few poses agree on a support."""
-    support = find_support(poses)
+def level(support: Support | None, least_rad: float = ASKEW_RAD) -> np.ndarray:
+    """cam_R_level, 3×3, as `Support.roll` has it; the identity, too, where there is no support."""
     return np.eye(3) if support is None else support.roll(least_rad)
 
 
