@@ -7,7 +7,6 @@ from trimesh.convex import convex_hull
 
 from glimpose.data.sensor import SensorConfig
 from glimpose.objects import synthesis
-from glimpose.objects.dataset import silhouette
 from glimpose.objects.synthesis import SceneSampler, SynthesisConfig, _orientation, _Prop, only_visible_in
 from glimpose.render.mesh import box_mesh
 
@@ -114,12 +113,3 @@ def test_what_is_left_out_of_a_scene_is_not_in_the_picture(sampler, maker, parts
         whole = renderer.render(scene.instances, shifted, 96, 96)
         part = renderer.render(only_visible_in(scene, shifted, 96, 96).instances, shifted, 96, 96)
         np.testing.assert_array_equal(whole.depth, part.depth)
-
-
-def test_silhouette_in_a_window_is_the_whole_silhouette(sampler, maker, parts):
-    renderer, K = maker.photographer.renderer, parts.synthesis.K
-    for seed in range(8):
-        scene = sampler.draw(np.random.default_rng(seed))
-        for instance, radius_m in zip(scene.instances, scene.radius_m, strict=True):
-            whole = renderer.render([instance], K, 480, 640).mask > 0
-            np.testing.assert_array_equal(silhouette(renderer, instance, radius_m, K, 480, 640), whole)

@@ -234,3 +234,24 @@ def test_backends_agree(gl: GlRenderer, seed: int, camera: np.ndarray, near_m: f
         gl.render(instances, camera, HEIGHT, WIDTH, near_m),
         RasterRenderer().render(instances, camera, HEIGHT, WIDTH, near_m),
     )
+
+
+@pytest.mark.parametrize(
+    "camera", [K, rotated(30, 1.4), np.diag([-1.0, 1, 1]) @ K + [[0, 0, 127], [0, 0, 0], [0, 0, 0]]]
+)
+def test_silhouettes_are_the_masks_of_each_alone(renderer: Renderer, camera: np.ndarray) -> None:
+    """Wherever they are: aside, cut by the picture's border or by the near plane, behind the camera."""
+    rng = np.random.default_rng(5)
+    meshes = [box_mesh((0.1, 0.06, 0.2)), cylinder_mesh(0.05, 0.15, 24), sheet(0.08), sphere_mesh(0.07, 2)]
+    instances = [
+        Instance(meshes[i % 4], transform(Rotation.random(random_state=rng), rng.normal([0, 0, 0.4], [0.2, 0.15, 0.3])))
+        for i in range(40)
+    ]
+    silhouettes = renderer.silhouettes(instances, camera, HEIGHT, WIDTH)
+    shares = []
+    for instance, silhouette in zip(instances, silhouettes, strict=True):
+        alone = renderer.render([instance], camera, HEIGHT, WIDTH).mask > 0
+        np.testing.assert_array_equal(silhouette, alone)
+        shares.append(alone.mean())
+    assert min(shares) == 0
+    assert sum(share > 0.01 for share in shares) > 15

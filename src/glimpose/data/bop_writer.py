@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import cv2
 import numpy as np
 
 from glimpose.data.bop import M_PER_MM, ModelInfo
@@ -90,7 +91,7 @@ class SceneWriter:
             write_image(self._partial / "depth" / f"{stem}.png", units.astype(np.uint16))
             camera["depth_scale"] = self.depth_scale
         labels, infos = [], []
-        totals = silhouettes_px or [int(mask.sum()) for mask in masks]
+        totals = silhouettes_px or [int(np.count_nonzero(mask)) for mask in masks]
         for i, (obj_id, cam_T_obj, mask, visible, total) in enumerate(
             zip(obj_ids, cam_T_objs, masks, visible_masks, totals, strict=True)
         ):
@@ -103,13 +104,13 @@ class SceneWriter:
                     "obj_id": int(obj_id),
                 }
             )
-            num_visible = int(visible.sum())
+            num_visible = int(np.count_nonzero(visible))
             infos.append(
                 {
                     "bbox_obj": _bbox(mask),
                     "bbox_visib": _bbox(visible),
                     "px_count_all": int(total),
-                    "px_count_valid": int((mask & (depth_m > 0)).sum()) if depth_m is not None else int(mask.sum()),
+                    "px_count_valid": int(np.count_nonzero(mask if depth_m is None else depth_m[mask])),
                     "px_count_visib": num_visible,
                     "visib_fract": num_visible / total if total else 0.0,
                 }
@@ -165,7 +166,5 @@ def _write_ply(path: Path, mesh: Mesh) -> None:
 
 def _bbox(mask: np.ndarray) -> list[int]:
     """Bounding box as BOP has it: left, top, and the distances to the last column and row; -1 of nothing."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return [-1, -1, -1, -1]
-    return [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0]), int(rows[-1] - rows[0])]
+    left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
+    return [left, top, width - 1, height - 1] if width else [-1, -1, -1, -1]

@@ -49,7 +49,9 @@ def find_images(entry: Path, pattern: str = "*") -> list[Path]:
 def write_image(path: Path, image: np.ndarray, jpeg_quality: int = 95) -> None:
     """Write H×W×3 RGB or H×W grey, of 8 or (PNG) 16 bits, in the format that the name's ending tells."""
     parameters = [cv2.IMWRITE_JPEG_QUALITY, jpeg_quality] if path.suffix in (".jpg", ".jpeg") else []
-    _, data = cv2.imencode(path.suffix, image[..., ::-1] if image.ndim == 3 else image, parameters)
+    _, data = cv2.imencode(
+        path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if image.ndim == 3 else image, parameters
+    )
     path.write_bytes(data.tobytes())
 
 

@@ -16,12 +16,10 @@ from glimpose.data.bop_writer import SceneWriter, write_models
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.synthesis import Photographer, SceneSampler, SynthesisConfig, only_visible_in
 from glimpose.render.mesh import Mesh
-from glimpose.render.scene import Instance, Renderer, make_renderer
+from glimpose.render.scene import make_renderer
 from glimpose.training.loader import set_up_worker
 
 DEPTH_SCALE = 0.1
-WINDOW_PX = 64
-"""Silhouettes are drawn in windows of multiples of this, so that the renderer meets only a few sizes."""
 
 
 @dataclass(frozen=True)
@@ -68,31 +66,9 @@ class LabelledPhotographs(Dataset[LabelledPhotograph]):
             depth_m=buffers.depth,
             obj_ids=[self.objects[scene.object_index[i]].obj_id for i in labelled],
             cam_T_objs=[scene.instances[i].cam_T_obj for i in labelled],
-            masks=[
-                silhouette(self._photographer.renderer, scene.instances[i], scene.radius_m[i], K, height, width)
-                for i in labelled
-            ],
+            masks=self._photographer.renderer.silhouettes([scene.instances[i] for i in labelled], K, height, width),
             visible_masks=[buffers.mask == i + 1 for i in labelled],
         )
-
-
-def silhouette(
-    renderer: Renderer, instance: Instance, radius_m: float, K: np.ndarray, height: int, width: int
-) -> np.ndarray:
-    """Amodal mask within the image, height×width bool, drawn only in the window that can hold it."""
-    u, v, z = K @ instance.cam_T_obj[:3, 3]
-    mask = np.zeros((height, width), bool)
-    if z <= radius_m:  # so near that the window would be the image
-        return renderer.render([instance], K, height, width, with_xyz=False).mask > 0
-    reach_px = 1.1 * np.hypot(K[0, 0], K[0, 1]) * radius_m / (z - radius_m)
-    left, top = (int(np.clip(c / z - reach_px, 0, size - 1)) for c, size in ((u, width), (v, height)))
-    right, bottom = (int(np.clip(c / z + reach_px, 0, size - 1)) for c, size in ((u, width), (v, height)))
-    columns, rows = (-(-(length + 1) // WINDOW_PX) * WINDOW_PX for length in (right - left, bottom - top))
-    shift = np.array([[1, 0, -left], [0, 1, -top], [0, 0, 1.0]])
-    window = renderer.render([instance], shift @ K, rows, columns, with_xyz=False).mask > 0
-    kept = window[: height - top, : width - left]
-    mask[top : top + kept.shape[0], left : left + kept.shape[1]] = kept
-    return mask
 
 
 def write_dataset(

@@ -173,7 +173,7 @@ class SampleMaker:
         # The amodal mask is only a share of each cell: half the resolution is enough for it, at a quarter of the work.
         half_A_out, half_px, _ = glance_matrix(crop_px, crop_px, 0.5)
         renderer = self.photographer.renderer
-        amodal = renderer.render(scene.instances[:1], half_A_out @ K, half_px, half_px, with_xyz=False).mask == 1
+        (amodal,) = renderer.silhouettes(scene.instances[:1], half_A_out @ K, half_px, half_px)
         image, buffers = self.photographer.develop(scene, buffers, rng, native_scale)
         image, gone = self.cut_off(image, rng)
         visible = (buffers.mask == 1) & ~gone

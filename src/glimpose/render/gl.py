@@ -2,14 +2,15 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from glimpose.render.mesh import Mesh, is_closed, neighbours_together
 from glimpose.render.scene import Buffers, Instance, check_scene
@@ -71,6 +72,22 @@ void main() {
 }
 """
 
+_SILHOUETTE_VERTEX_SHADER = """
+#version 330
+uniform mat4 clip_T_obj;
+in vec3 in_xyz;
+void main() {
+    gl_Position = clip_T_obj * vec4(in_xyz, 1.0);
+}
+"""
+_SILHOUETTE_FRAGMENT_SHADER = """
+#version 330
+out float is_seen;
+void main() {
+    is_seen = 1.0;
+}
+"""
+
 
 class GlUnavailableError(RuntimeError):
     """No OpenGL context can be had here."""
@@ -82,6 +99,8 @@ class _Drawable:
 
     program: Any
     vertex_array: Any
+    silhouette: Any
+    """The same vertices for the program that draws only where they are."""
     texture: Any
     radius_m: float
     """Of the vertices around the object's origin."""
@@ -98,13 +117,16 @@ class GlRenderer:
         self.device = self.context.info["GL_RENDERER"]
         self._programs: dict[bool, Any] = {}
         self._drawables: WeakKeyDictionary[Mesh, _Drawable] = WeakKeyDictionary()
-        self._framebuffers: OrderedDict[tuple[int, int], Any] = OrderedDict()
+        self._framebuffers: OrderedDict[tuple[int, int, bool], Any] = OrderedDict()
         for is_textured in (False, True):
             define = "#version 330\n#define TEXTURED" if is_textured else "#version 330"
             self._programs[is_textured] = self.context.program(
                 vertex_shader=_VERTEX_SHADER.replace("#version 330", define),
                 fragment_shader=_FRAGMENT_SHADER.replace("#version 330", define),
             )
+        self._silhouette_program = self.context.program(
+            vertex_shader=_SILHOUETTE_VERTEX_SHADER, fragment_shader=_SILHOUETTE_FRAGMENT_SHADER
+        )
 
     def render(
         self,
@@ -118,20 +140,16 @@ class GlRenderer:
     ) -> Buffers:
         """Draw the instances with mutual occlusion; of equally deep surfaces the one given first is seen."""
         check_scene(instances, K, near_m, far_m)
-        _check_process()
-        with self.context:
-            self.context.gc()
-            framebuffer = self._framebuffer(height, width)
-            framebuffer.use()
+        clip_T_cam = _projection(K, height, width, near_m, far_m)
+        with self._drawing(K, height, width) as framebuffer:
             framebuffer.clear()
-            # Images are drawn upside down, and K may mirror them once more.
-            self.context.front_face = "cw" if np.linalg.det(K[:2, :2]) > 0 else "ccw"
-            clip_T_cam = _projection(K, height, width, near_m, far_m)
             # Nearest first: what they hide needs no shading.
             for i in sorted(range(len(instances)), key=lambda i: instances[i].cam_T_obj[2, 3]):
                 self._draw(instances[i], clip_T_cam, near_m, label=i + 1)
-            albedo_label = self._read(framebuffer, 0, "f1", np.uint8)
-            normal_depth = self._read(framebuffer, 1, "f4", np.float32)
+            albedo_label = np.empty((height, width, 4), np.uint8)
+            normal_depth = np.empty((height, width, 4), np.float32)
+            framebuffer.read_into(albedo_label, components=4, attachment=0, dtype="f1")
+            framebuffer.read_into(normal_depth, components=4, attachment=1, dtype="f4")
         depth = cv2.extractChannel(normal_depth, 3)
         mask = cv2.extractChannel(albedo_label, 3)
         return Buffers(
@@ -142,34 +160,81 @@ class GlRenderer:
             xyz=_object_coordinates(depth, mask, instances if with_xyz else (), K),
         )
 
+    def silhouettes(
+        self,
+        instances: Sequence[Instance],
+        K: Float[np.ndarray, "3 3"],
+        height: int,
+        width: int,
+        near_m: float = 0.01,
+        far_m: float = 20.0,
+    ) -> list[Bool[np.ndarray, "h w"]]:
+        """Draw each instance alone, and read back no more than it can cover."""
+        check_scene(instances, K, near_m, far_m)
+        clip_T_cam = _projection(K, height, width, near_m, far_m)
+        masks = np.zeros((len(instances), height, width), bool)
+        with self._drawing(K, height, width, only_silhouettes=True) as framebuffer:
+            for mask, instance in zip(masks, instances, strict=True):
+                drawable = self._drawable(instance.mesh)
+                box = _box_around(instance.cam_T_obj[:3, 3], drawable.radius_m, K, height, width)
+                left, top, columns, rows = box
+                if columns and rows:
+                    framebuffer.clear(viewport=box)
+                    self._silhouette_program["clip_T_obj"].write(_column_major(clip_T_cam @ instance.cam_T_obj))
+                    self.context.enable_only(self._culling(drawable, instance, near_m))
+                    drawable.silhouette.render()
+                    is_seen = np.empty((rows, columns), np.uint8)
+                    framebuffer.read_into(is_seen, viewport=box, components=1)
+                    mask[top : top + rows, left : left + columns] = is_seen
+        return list(masks)
+
     def close(self) -> None:
         """Release the context and everything on the device."""
         self._drawables.clear()
         self._framebuffers.clear()
         self._programs.clear()
+        self._silhouette_program = None
         self.context.release()
 
+    @contextmanager
+    def _drawing(self, K: np.ndarray, height: int, width: int, only_silhouettes: bool = False) -> Iterator[Any]:
+        """Draw into a framebuffer of that size."""
+        _check_process()
+        with self.context:
+            self.context.gc()
+            framebuffer = self._framebuffer(height, width, only_silhouettes)
+            framebuffer.use()
+            # Images are drawn upside down, and K may mirror them once more.
+            self.context.front_face = "cw" if np.linalg.det(K[:2, :2]) > 0 else "ccw"
+            yield framebuffer
+
     def _draw(self, instance: Instance, clip_T_cam: np.ndarray, near_m: float, label: int) -> None:
-        drawable = self._drawables.get(instance.mesh)
-        if drawable is None:
-            drawable = self._drawables[instance.mesh] = self._upload(instance.mesh)
+        drawable = self._drawable(instance.mesh)
         program = drawable.program
         program["clip_T_obj"].write(_column_major(clip_T_cam @ instance.cam_T_obj))
         program["cam_T_obj"].write(_column_major(instance.cam_T_obj))
         program["label"].value = label / 255
         if drawable.texture is not None:
             drawable.texture.use(0)
-        # Half of the faces of a solid needn't be drawn, unless the near plane may open it.
-        is_whole = instance.cam_T_obj[2, 3] - drawable.radius_m > near_m
-        culling = self.context.CULL_FACE if drawable.is_closed and is_whole else 0
-        self.context.enable_only(self.context.DEPTH_TEST | culling)
+        self.context.enable_only(self.context.DEPTH_TEST | self._culling(drawable, instance, near_m))
         drawable.vertex_array.render()
+
+    def _culling(self, drawable: _Drawable, instance: Instance, near_m: float) -> int:
+        """Half of the faces of a solid needn't be drawn, unless the near plane may open it."""
+        is_whole = instance.cam_T_obj[2, 3] - drawable.radius_m > near_m
+        return self.context.CULL_FACE if drawable.is_closed and is_whole else self.context.NOTHING
+
+    def _drawable(self, mesh: Mesh) -> _Drawable:
+        if mesh not in self._drawables:
+            self._drawables[mesh] = self._upload(mesh)
+        return self._drawables[mesh]
 
     def _upload(self, mesh: Mesh) -> _Drawable:
         context = self.context
         program = self._programs[mesh.is_textured]
+        xyz = (context.buffer(mesh.vertices.tobytes()), "3f4", "in_xyz")
         attributes = [
-            (context.buffer(mesh.vertices.tobytes()), "3f4", "in_xyz"),
+            xyz,
             (context.buffer(mesh.normals.tobytes()), "3f4", "in_normal"),
         ]
         texture = None
@@ -184,28 +249,25 @@ class GlRenderer:
         return _Drawable(
             program=program,
             vertex_array=context.vertex_array(program, attributes, index),
+            silhouette=context.vertex_array(self._silhouette_program, [xyz], index),
             texture=texture,
             radius_m=float(np.linalg.norm(mesh.vertices, axis=1).max()),
             is_closed=is_closed(mesh),
         )
 
-    def _framebuffer(self, height: int, width: int) -> Any:
-        size = (width, height)
-        if size not in self._framebuffers:
+    def _framebuffer(self, height: int, width: int, only_silhouettes: bool) -> Any:
+        size, key = (width, height), (width, height, only_silhouettes)
+        if key not in self._framebuffers:
             while len(self._framebuffers) >= MAX_FRAMEBUFFERS:
                 self._framebuffers.popitem(last=False)
-            attachments = [self.context.renderbuffer(size, 4, dtype=dtype) for dtype in ("f1", "f4")]
-            depth = self.context.depth_renderbuffer(size)
-            self._framebuffers[size] = self.context.framebuffer(attachments, depth)
-        self._framebuffers.move_to_end(size)
-        return self._framebuffers[size]
-
-    @staticmethod
-    def _read(framebuffer: Any, attachment: int, dtype: str, numpy_dtype: Any) -> np.ndarray:
-        width, height = framebuffer.size
-        pixels = np.empty((height, width, 4), numpy_dtype)
-        framebuffer.read_into(pixels, components=4, attachment=attachment, dtype=dtype)
-        return pixels
+            if only_silhouettes:
+                framebuffer = self.context.framebuffer([self.context.renderbuffer(size, 1, dtype="f1")])
+            else:
+                attachments = [self.context.renderbuffer(size, 4, dtype=dtype) for dtype in ("f1", "f4")]
+                framebuffer = self.context.framebuffer(attachments, self.context.depth_renderbuffer(size))
+            self._framebuffers[key] = framebuffer
+        self._framebuffers.move_to_end(key)
+        return self._framebuffers[key]
 
 
 def _check_process() -> None:
@@ -240,6 +302,21 @@ def _projection(K: np.ndarray, height: int, width: int, near_m: float, far_m: fl
     clip_T_cam[[0, 1, 3], :3] = ndc_A_img @ K
     clip_T_cam[2, 2:] = (far_m + near_m) / (far_m - near_m), -2 * far_m * near_m / (far_m - near_m)
     return clip_T_cam
+
+
+def _box_around(
+    center_m: np.ndarray, radius_m: float, K: np.ndarray, height: int, width: int
+) -> tuple[int, int, int, int]:
+    """Left, top, columns and rows of what of the picture a sphere can cover."""
+    u, v, z_m = K @ center_m
+    if z_m <= radius_m:
+        return 0, 0, width, height
+    # By so much does the point of a ball that is seen farthest from its centre differ from it in (x / z, y / z).
+    reach = radius_m * np.linalg.norm(center_m) / (z_m * (z_m - radius_m))
+    reach_px = 1 + np.linalg.norm(K[:2, :2], 2) * reach
+    left, right = (int(np.clip(u / z_m + side * reach_px, 0, width)) for side in (-1, 1))
+    top, bottom = (int(np.clip(v / z_m + side * reach_px, 0, height)) for side in (-1, 1))
+    return left, top, min(right + 1, width) - left, min(bottom + 1, height) - top
 
 
 def _object_coordinates(

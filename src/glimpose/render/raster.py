@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 
 from glimpose.render.scene import Buffers, Instance, check_scene
 
@@ -75,6 +75,19 @@ class RasterRenderer:
             mask=mask.reshape(height, width),
             xyz=xyz.reshape(height, width, 3) if with_xyz else np.zeros((height, width, 3), np.float32),
         )
+
+    def silhouettes(
+        self,
+        instances: Sequence[Instance],
+        K: Float[np.ndarray, "3 3"],
+        height: int,
+        width: int,
+        near_m: float = 0.01,
+        far_m: float = 20.0,
+    ) -> list[Bool[np.ndarray, "h w"]]:
+        """Draw each instance alone."""
+        drawn = (self.render([one], K, height, width, near_m, far_m, with_xyz=False) for one in instances)
+        return [buffers.mask > 0 for buffers in drawn]
 
     def close(self) -> None:
         """Do nothing: there is no context to release."""

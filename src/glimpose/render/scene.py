@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from glimpose.render.mesh import Mesh
 
@@ -60,6 +60,18 @@ class Renderer(Protocol):
         Without ``with_xyz`` that array is zero everywhere, which saves up to a third of the time.
         K may have skew and rotation, as a crop's has; its last row is (0, 0, 1).
         """
+        ...
+
+    def silhouettes(
+        self,
+        instances: Sequence[Instance],
+        K: Float[np.ndarray, "3 3"],
+        height: int,
+        width: int,
+        near_m: float = 0.01,
+        far_m: float = 20.0,
+    ) -> list[Bool[np.ndarray, "h w"]]:
+        """Where each instance would be seen if nothing else were there: `render`'s mask of it alone, for less."""
         ...
 
     def close(self) -> None:

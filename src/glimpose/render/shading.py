@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 from jaxtyping import Float
 
@@ -64,61 +63,63 @@ def shade(
     only highlights notice; near lamps need it.
     """
     rgb = np.zeros((*buffers.mask.shape, 3), np.float32)
-    left, top, width, height = cv2.boundingRect(buffers.mask)
-    if width == 0:
+    # Only what is seen: one row per pixel.
+    pixels = np.flatnonzero(buffers.mask)
+    if not len(pixels):
         return rgb
-    box = np.s_[top : top + height, left : left + width]
-    # In the background albedo and normal are zero, and so becomes the colour.
-    mask, normal = buffers.mask[box], buffers.normal[box]
-    num_instances = int(mask.max())
+    instance = buffers.mask.ravel()[pixels] - 1
+    num_instances = int(instance.max()) + 1
     materials = [Material()] * num_instances if materials is None else materials
     if num_instances > len(materials):
         raise ValueError(f"shade: {len(materials)} materials, but the mask holds instance {num_instances}")
-    points = None if K is None else _unproject(buffers.depth[box], K, left, top)
-    centre = None if points is None else points[mask > 0].mean(0)
+    normal, albedo = (image.reshape(-1, 3).take(pixels, axis=0) for image in (buffers.normal, buffers.albedo))
+    points = None if K is None else _unproject(buffers.depth, K, pixels)
+    centre = None if points is None else points.mean(0)
     to_viewer = np.array([0, 0, -1], np.float32) if points is None else -_unit(points)
     is_glossy = any(m.specular > 0 for m in materials)
     if is_glossy:
         facing_viewer = _dot(normal, to_viewer)
         specular, shininess = (
-            _look_up([getattr(m, name) for m in materials], mask) for name in ("specular", "shininess")
+            _look_up([getattr(m, name) for m in materials], instance) for name in ("specular", "shininess")
         )
 
     # Ambient light is linear in the normal: half ground and half sky, tilted by how much the surface looks up.
-    tilt = np.outer(lighting.sky - lighting.ground, _unit(lighting.up)) / 2
-    received: np.ndarray = cv2.transform(normal, np.column_stack([tilt, (lighting.sky + lighting.ground) / 2]))
-    reflected = np.zeros_like(received)
+    tilt = np.outer(_unit(lighting.up), lighting.sky - lighting.ground) / 2
+    received = normal @ tilt.astype(np.float32) + ((lighting.sky + lighting.ground) / 2).astype(np.float32)
+    lamberts, highlights = [], []
     for light in lighting.lights:
         to_light, falloff = _incidence(light, points, centre)
         facing_light = _dot(normal, to_light)
-        lambert = np.maximum(facing_light, 0) * falloff
-        received += lambert[..., None] * light.color.astype(np.float32)
+        lamberts.append(np.maximum(facing_light, 0) * falloff)
         if is_glossy:
             # Of the halfway vector (l + v) / |l + v| between lamp and viewer only the angle to the normal counts.
             halfway_length = np.sqrt(np.maximum(2 + 2 * _dot(to_viewer, to_light), 1e-6))
             cosine = np.maximum((facing_light + facing_viewer) / halfway_length, 1e-6)
             # A highlight fades where the surface turns away from the lamp.
-            highlight = specular * np.exp(shininess * np.log(cosine)) * np.minimum(8 * lambert, falloff)
-            reflected += highlight[..., None] * light.color.astype(np.float32)
-    received *= _saturated(buffers.albedo[box], materials, mask)
-    received *= _look_up([m.gain / 255 for m in materials], mask)
-    received += reflected
-    np.clip(received, 0, 1, out=rgb[box])
+            highlights.append(specular * np.exp(shininess * np.log(cosine)) * np.minimum(8 * lamberts[-1], falloff))
+    colors = np.array([light.color for light in lighting.lights], np.float32)
+    if lamberts:
+        received += np.stack(lamberts, axis=1) @ colors
+    received *= _saturated(albedo, materials, instance)
+    received *= _look_up([m.gain / 255 for m in materials], instance)
+    if highlights:
+        received += np.stack(highlights, axis=1) @ colors
+    rgb.reshape(-1, 3)[pixels] = np.clip(received, 0, 1, out=received)
     return rgb
 
 
-def _saturated(albedo: np.ndarray, materials: Sequence[Material], mask: np.ndarray) -> np.ndarray:
+def _saturated(albedo: np.ndarray, materials: Sequence[Material], instance: np.ndarray) -> np.ndarray:
     if all(m.saturation == 1 for m in materials):
         return albedo
     albedo = albedo.astype(np.float32)
-    grey = cv2.transform(albedo, np.full((1, 3), 1 / 3, np.float32))[..., None]
-    colored = grey + _look_up([m.saturation for m in materials], mask)[..., None] * (albedo - grey)
+    grey = albedo.mean(-1, keepdims=True)
+    colored = grey + _look_up([m.saturation for m in materials], instance)[:, None] * (albedo - grey)
     return np.maximum(colored, 0, out=colored)
 
 
-def _look_up(values: Sequence, mask: np.ndarray) -> np.ndarray:
+def _look_up(values: Sequence, instance: np.ndarray) -> np.ndarray:
     """Spread values per instance over pixels."""
-    return np.array([np.zeros_like(values[0]), *values], dtype=np.float32).take(mask, axis=0)
+    return np.array(values, dtype=np.float32).take(instance, axis=0)
 
 
 def _incidence(
@@ -135,16 +136,15 @@ def _incidence(
     return to_light / np.sqrt(squared)[..., None], (reference / squared).astype(np.float32)
 
 
-def _unproject(depth: np.ndarray, K: np.ndarray, left: int, top: int) -> np.ndarray:
-    """Points in the camera frame; on the background those at one metre."""
-    z = np.where(depth > 0, depth, np.float32(1))
-    u = np.arange(left, left + depth.shape[1], dtype=np.float32)
-    v = np.arange(top, top + depth.shape[0], dtype=np.float32)
-    return cv2.transform(cv2.merge([u * z, v[:, None] * z, z]), np.linalg.inv(K))
+def _unproject(depth: np.ndarray, K: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Points in the camera frame that pixels, numbered row by row, see; n×3."""
+    v, u = np.divmod(pixels, depth.shape[1])
+    uv1 = np.stack([u, v, np.ones_like(u)], axis=1).astype(np.float32)
+    return depth.ravel()[pixels, None] * (uv1 @ np.linalg.inv(K).T.astype(np.float32))
 
 
 def _dot(a: np.ndarray, b: np.ndarray) -> Any:
-    """Scalar products of vectors or images of vectors."""
+    """Scalar products of vectors or rows of vectors."""
     if b.ndim < a.ndim:
         return a @ b
     return b @ a if a.ndim < b.ndim else np.einsum("...i,...i->...", a, b)
