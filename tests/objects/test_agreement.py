@@ -91,7 +91,7 @@ def test_calibrating_stores_what_scores_mean(
     assert main([*arguments, "--num", "1"]) == 2  # an untrained model is never right
     assert "confidence can be learned only from right and wrong ones" in capsys.readouterr().err
     monkeypatch.setattr("glimpose.objects.calibrate.RIGHT_DIAMETERS", torch.inf)
-    fixed = Confidence((1.0,) * 8, -2.0)
+    fixed = Confidence({"overlap": 1.0}, -2.0)
     monkeypatch.setattr(Confidence, "fit", classmethod(lambda cls, *_: fixed))
     assert main([*arguments, "--num", "1"]) == 0
     calibrated = PoseEstimator.from_checkpoint(checkpoint)
@@ -106,7 +106,8 @@ def test_calibrating_stores_what_scores_mean(
     content = load_checkpoint(checkpoint)
     learned = [Standing((Stand((0.0, 1.0, 0.0), 0.1),))] * 2
     adapted = {**content.metadata, "adaptation_rounds": 1, "standings": [asdict(standing) for standing in learned]}
-    save_tensors(checkpoint, content.tensors, adapted)
+    old = {"weights": {"overlap": 4.0, "sharpness": 1.0}, "bias": 0.0}  # a measure that there is no more
+    save_tensors(checkpoint, content.tensors, {**adapted, "confidence": old})
     assert main([*arguments, "--num", "1"]) == 0
     assert PoseEstimator.from_checkpoint(checkpoint).standings == learned
     after = load_checkpoint(checkpoint).group("model")
@@ -115,6 +116,8 @@ def test_calibrating_stores_what_scores_mean(
 
 def test_a_wrong_confidence_in_a_checkpoint_is_named(checkpoint: Path):
     content = load_checkpoint(checkpoint)
-    save_tensors(checkpoint, content.tensors, {**content.metadata, "confidence": {"weights": [1.0], "bias": 0.0}})
-    with pytest.raises(ValueError, match="weights: got 1 numbers, expected 8"):
+    save_tensors(
+        checkpoint, content.tensors, {**content.metadata, "confidence": {"weights": {"sharpness": 1.0}, "bias": 0.0}}
+    )
+    with pytest.raises(ValueError, match=r"confidence: weights: unknown measures \['sharpness'\].*glimpose calibrate"):
         PoseEstimator.from_checkpoint(checkpoint)

@@ -6,7 +6,7 @@ together tell (`objects.adapt`), and gives the probability that a pose is right.
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -69,17 +69,20 @@ class Judgement:
 class Confidence:
     """The probability that a pose is right, from how well it agrees."""
 
-    weights: tuple[float, ...]
-    """Of each measure of `Agreement`, in its order."""
+    weights: dict[str, float]
+    """By measure of `Agreement`; those that aren't named don't count."""
     bias: float
 
     def __post_init__(self) -> None:
-        if len(self.weights) != len(fields(Agreement)):
-            raise ValueError(f"weights: got {len(self.weights)} numbers, expected {len(fields(Agreement))}")
+        known = [field.name for field in fields(Agreement)]
+        if unknown := [name for name in self.weights if name not in known]:
+            raise ValueError(
+                f"weights: unknown measures {unknown}, expected some of {known}; `glimpose calibrate` anew"
+            )
 
     def __call__(self, agreement: Agreement) -> float:
         """Probability, 0..1."""
-        return float(expit(np.dot(self.weights, astuple(agreement)) + self.bias))
+        return float(expit(sum(w * getattr(agreement, name) for name, w in self.weights.items()) + self.bias))
 
     @classmethod
     def fit(
@@ -98,8 +101,7 @@ class Confidence:
                 f"{sum(is_right)} of {len(is_right)} poses are right: confidence can be learned only from right and "
                 "wrong ones; train longer, or calibrate on more photographs"
             )
-        is_used = [field.name in measures for field in fields(Agreement)]
-        x = np.array([[*np.multiply(astuple(judgement.agreement), is_used), 1.0] for judgement in judgements])
+        x = np.array([[*(getattr(judgement.agreement, name) for name in measures), 1.0] for judgement in judgements])
         sign = np.where(is_right, 1.0, -1.0)
 
         def loss(w: np.ndarray) -> tuple[float, np.ndarray]:
@@ -110,10 +112,13 @@ class Confidence:
 
         bounds = [(0, None)] * (x.shape[1] - 1) + [(None, None)]
         w = minimize(loss, np.zeros(x.shape[1]), jac=True, method="L-BFGS-B", bounds=bounds).x
-        return cls(tuple(w[:-1].tolist()), float(w[-1]))
+        return cls(dict(zip(measures, w[:-1].tolist(), strict=True)), float(w[-1]))
 
 
-UNCALIBRATED = Confidence((4.0, 4.0, 4.0, 1.0, 1.0, 1.0, 1.0, 0.0), -12.0)
+UNCALIBRATED = Confidence(
+    {"certainty": 4.0, "overlap": 4.0, "coordinates": 4.0, "depth": 1.0, "center": 1.0, "pattern": 1.0, "color": 1.0},
+    -12.0,
+)
 """For checkpoints that weren't calibrated: ranks poses, but isn't a probability."""
 
 

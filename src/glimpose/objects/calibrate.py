@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from glimpose.metrics.pose_errors import hull_vertices, mssd_m
 from glimpose.metrics.scores import roc_auc
-from glimpose.objects.agreement import Confidence, Judgement
+from glimpose.objects.agreement import UNCALIBRATED, Confidence, Judgement
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.dataset import LabelledPhotographs
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
@@ -43,7 +43,8 @@ def calibrate_objects(checkpoint: Path, config: ObjectsConfig, num: int = 60, se
     """
     content = load_checkpoint(checkpoint)
     objects, meshes = load_objects(config.data, config.network.num_keypoints)
-    estimator = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig(instances_per_object=1, stand_together=False))
+    looking = EstimatorConfig(instances_per_object=1, stand_together=False)
+    estimator = PoseEstimator.from_checkpoint(checkpoint, looking, confidence=UNCALIBRATED)
     by_id = {model.obj_id: mesh for model, mesh in zip(objects, meshes, strict=True)}
     missing = [model.obj_id for model in estimator.objects if model.obj_id not in by_id]
     if missing:

@@ -113,22 +113,27 @@ class PoseEstimator:
         """How each object stands; none where nothing is known of it."""
 
     @classmethod
-    def from_checkpoint(cls, path: Path, config: EstimatorConfig | None = None, device: str = "cpu") -> "PoseEstimator":
-        """Load what `glimpose train` wrote; nothing is unpickled."""
+    def from_checkpoint(
+        cls,
+        path: Path,
+        config: EstimatorConfig | None = None,
+        device: str = "cpu",
+        confidence: Confidence | None = None,
+    ) -> "PoseEstimator":
+        """Load what `glimpose train` wrote, with its own confidence where none is given; nothing is unpickled."""
         checkpoint = load_checkpoint(path)
         if checkpoint.metadata.get("kind") != "objects":
             raise ValueError(f"{path}: a checkpoint of {checkpoint.metadata.get('kind')!r}, expected one of 'objects'")
         network = from_dict(GlanceGazeConfig, checkpoint.metadata["network"], where=f"{path}, network")
         objects = [ObjectModel.from_json(entry) for entry in checkpoint.metadata["objects"]]
-        confidence = UNCALIBRATED
-        if "confidence" in checkpoint.metadata:
+        if confidence is None and "confidence" in checkpoint.metadata:
             confidence = from_dict(Confidence, checkpoint.metadata["confidence"], where=f"{path}, confidence")
         standings = [
             from_dict(Standing, entry, where=f"{path}, standings") for entry in checkpoint.metadata.get("standings", ())
         ]
         model = GlanceGaze(network, len(objects))
         load_weights(model, checkpoint.group("model"), path)
-        return cls(model.to(device), objects, config, confidence=confidence, standings=standings)
+        return cls(model.to(device), objects, config, confidence=confidence or UNCALIBRATED, standings=standings)
 
     @property
     def device(self) -> torch.device:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +22,7 @@ from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
 
+MEASURES = [field.name for field in fields(Agreement)]
 CELLS_A_PX = resize_matrix(1 / STRIDE, 1 / STRIDE)
 """From pixels of a network's input to cells of its maps."""
 
@@ -91,13 +92,23 @@ class Labels:
             for label in labels
         ]
         tensors["background"] = torch.from_numpy(self.background)
-        standings = [asdict(standing) for standing in self.standings]
-        save_tensors(path, tensors, {"labels": rows, "num_mistaken": len(self.mistaken), "standings": standings})
+        metadata = {
+            "labels": rows,
+            "measures": MEASURES,
+            "num_mistaken": len(self.mistaken),
+            "standings": [asdict(standing) for standing in self.standings],
+        }
+        save_tensors(path, tensors, metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Labels":
         """Read what `save` wrote."""
         content = load_checkpoint(path)
+        if content.metadata.get("measures") != MEASURES:
+            raise ValueError(
+                f"{path}: written by another version of glimpose, which measured agreement otherwise; remove it, and "
+                "the photographs are labelled anew"
+            )
         arrays = {key: value.numpy() for key, value in content.tensors.items()}
         labels = [
             PseudoLabel(
