@@ -15,6 +15,7 @@ from glimpose.objects.evidence import Evidence, GazeViews
 from glimpose.objects.glimpsed import Glimpse
 from glimpose.objects.looks import Detection, Look, PoseEstimate
 from glimpose.objects.photographs import Photograph
+from glimpose.objects.pseudo_labels import PseudoLabel
 from glimpose.objects.scene_labels import label_static_scene
 from glimpose.objects.static_scene import (
     Placement,
@@ -326,6 +327,30 @@ def test_edges_tell_what_the_teacher_has_yet_to_learn(
     labels = label_static_scene(teacher, photographs, cameras)  # type: ignore[arg-type]
     weights = [label.weight for label in labels.labels if label.photograph == 11 and label.weight > 0]
     assert weights == pytest.approx([weight] * 5, abs=0.001)
+
+
+@pytest.mark.parametrize("roll_deg", [0.0, 30.0])
+def test_what_was_labelled_before_is_looked_for_again(
+    objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch, roll_deg: float
+):
+    """A teacher that no longer finds an object by itself still knows it where it was labelled."""
+    without_edges(monkeypatch)
+    rng = np.random.default_rng(8)
+    sightings, cameras, truth = sighted(rng, [arrangement(rng, 5)], 8, 1.0)
+    teacher = Teacher(objects, sightings, truth)
+    teacher.askew = {3: Rotation.from_euler("z", roll_deg, degrees=True).as_matrix()}
+    photographs = [Photograph(np.full((480, 640, 3), i, np.uint8), K) for i in range(8)]
+    before = label_static_scene(teacher, photographs, cameras).labels  # type: ignore[arg-type]
+    teacher.sightings = [s for s in sightings if s.object_index != 1]
+
+    def labelled(*before: list[PseudoLabel]) -> dict[int, np.ndarray]:
+        labels = label_static_scene(teacher, photographs, cameras, *before).labels  # type: ignore[arg-type]
+        return {label.photograph: label.cam_T_obj for label in labels if label.object_index == 1 and label.weight > 0.5}
+
+    assert not labelled()
+    again = labelled(before)
+    assert list(again) == list(range(8))
+    assert all(is_near(pose, truth[number][1]) for number, pose in again.items())
 
 
 def test_one_photograph_is_enough_for_what_stands(objects: list[ObjectModel], monkeypatch: pytest.MonkeyPatch):

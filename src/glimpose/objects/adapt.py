@@ -29,7 +29,7 @@ from glimpose.objects.agreement import UNCALIBRATED, Confidence
 from glimpose.objects.calibrate import hulls_of, judge, judged, synthesised
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph, find_photographs, read_photograph
-from glimpose.objects.pseudo_labels import Labels, label
+from glimpose.objects.pseudo_labels import Labels, PseudoLabel, label
 from glimpose.objects.real_samples import RealSampleMaker
 from glimpose.objects.samples import collate
 from glimpose.objects.scene_labels import label_static_scene
@@ -183,7 +183,8 @@ class _Adaptation:
         all_labels: list[Labels] = []
         for number in range(1, self.adaptation.rounds + 1):
             folder = self.run_dir / f"round-{number}"
-            labels = self.label(teacher, folder / "labels.safetensors", cam_T_scene)
+            before = all_labels[-1].labels if all_labels else ()
+            labels = self.label(teacher, folder / "labels.safetensors", cam_T_scene, before)
             student = self.train(best, labels, folder / "training")
             pupil = self.estimator(student)
             after = Assessment.of(pupil, self.held_out, self.confidence)
@@ -205,12 +206,14 @@ class _Adaptation:
             self.save(adapted, best, len(kept), *learned)
         return adapted
 
-    def label(self, teacher: PoseEstimator, path: Path, cam_T_scene: dict[int, np.ndarray]) -> Labels:
+    def label(
+        self, teacher: PoseEstimator, path: Path, cam_T_scene: dict[int, np.ndarray], before: Sequence[PseudoLabel]
+    ) -> Labels:
         """Label the photographs, or read how they were labelled before an interruption."""
         if self.resume and path.exists():
             return Labels.load(path)
         if self.adaptation.static_scene:
-            labels = label_static_scene(teacher, self.taught, cam_T_scene)
+            labels = label_static_scene(teacher, self.taught, cam_T_scene, before)
         else:
             labels = label(teacher, self.taught, self.believed, self.adaptation.filter)
         expected = sum(entry.weight for entry in labels.labels)

@@ -1,7 +1,7 @@
 """Pseudo-labels of a scene that stands still: what many photographs agree on.
 
 photographs ── as if upright ── places (`scene_places`) ── looked at in all photographs ── trusted there ── labels
-                                             where objects stay though they are hidden ──┘
+ labels of the round before ──┘              where objects stay though they are hidden ──┘
 """
 
 import logging
@@ -17,6 +17,7 @@ from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import Found, Labels, PseudoLabel, find, make_label
 from glimpose.objects.scene_places import Places, find_places, is_apart, look_at_places, verify_places
+from glimpose.objects.static_scene import Sighting
 from glimpose.objects.stays import LEAST_SEEN, find_stays, likely_course, seen_share
 from glimpose.objects.trust import LEAST_TRUST, trust_places, trusted
 
@@ -24,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def label_static_scene(
-    teacher: PoseEstimator, photographs: Sequence[Photograph], cam_T_scene: Mapping[int, np.ndarray]
+    teacher: PoseEstimator,
+    photographs: Sequence[Photograph],
+    cam_T_scene: Mapping[int, np.ndarray],
+    before: Sequence[PseudoLabel] = (),
 ) -> Labels:
     """Let the teacher look at photographs of a scene that stands still, and believe what many of them agree on.
 
@@ -35,6 +39,9 @@ def label_static_scene(
     and what is only glimpsed is labelled where edges tell how it stands. Labels weigh as much as they are trusted
     (`trust_places`). Other poses weigh nothing; those of an object that is labelled elsewhere in the photograph are
     mistaken.
+
+    Labels of the round ``before`` are sightings like what the teacher finds now: what all photographs told once isn't
+    lost because single ones are mistaken in another way.
     """
     found = find(teacher, photographs)
     # Upright objects are known best, so all that follows is as if cameras had been rolled until they are.
@@ -42,7 +49,12 @@ def label_static_scene(
     upright = [replace(p, K=p.K @ R) for p, R in zip(photographs, level, strict=True)]
     poses = [[pose.rolled(R.T) for pose in own] for own, R in zip(found.poses, level, strict=True)]
     cameras = {number: rolled(pose, level[number].T) for number, pose in cam_T_scene.items()}
-    labels = _labelled(teacher, upright, cameras, replace(found, poses=poses))
+    remembered = [
+        Sighting(own.photograph, own.object_index, rolled(own.cam_T_obj, level[own.photograph].T), own.weight)
+        for own in before
+        if own.weight >= LEAST_TRUST
+    ]
+    labels = _labelled(teacher, upright, cameras, replace(found, poses=poses), remembered)
 
     def as_taken(label: PseudoLabel) -> PseudoLabel:
         return replace(label, cam_T_obj=rolled(label.cam_T_obj, level[label.photograph]))
@@ -55,10 +67,14 @@ def label_static_scene(
 
 
 def _labelled(
-    teacher: PoseEstimator, photographs: Sequence[Photograph], cam_T_scene: Mapping[int, np.ndarray], found: Found
+    teacher: PoseEstimator,
+    photographs: Sequence[Photograph],
+    cam_T_scene: Mapping[int, np.ndarray],
+    found: Found,
+    remembered: Sequence[Sighting],
 ) -> Labels:
     """Label photographs in which objects are upright, by what the teacher found in them."""
-    places = find_places(teacher, photographs, cam_T_scene, found)
+    places = find_places(teacher, photographs, cam_T_scene, found, remembered)
     seen, trust = _shown(places, teacher, photographs)
     for p, placement in enumerate(places.scene.placements):
         logger.info(

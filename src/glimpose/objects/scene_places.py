@@ -69,14 +69,22 @@ class Places:
 
 
 def find_places(
-    teacher: PoseEstimator, photographs: Sequence[Photograph], cam_T_scene: Mapping[int, np.ndarray], found: Found
+    teacher: PoseEstimator,
+    photographs: Sequence[Photograph],
+    cam_T_scene: Mapping[int, np.ndarray],
+    found: Found,
+    remembered: Sequence[Sighting] = (),
 ) -> Places:
-    """Find where objects stand, by what the teacher found in each photograph, and by looking there again."""
+    """Find where objects stand, by what the teacher found in each photograph, and by looking there again.
+
+    ``remembered`` are sightings from elsewhere, that count as well.
+    """
     sightings = [
         Sighting(number, pose.look.detection.object_index, pose.cam_T_obj, pose.score)
         for number, poses in enumerate(found.poses)
         for pose in poses
     ]
+    sightings += remembered
     scene = place_objects(sightings, cam_T_scene, [photograph.K for photograph in photographs], teacher.objects)
     scene, seen = _settled(scene, teacher, photographs)
     learned = _standing(scene, seen, found, teacher)
