@@ -63,9 +63,9 @@ def object_stages(args: argparse.Namespace) -> Stages:
     detections = [Detection(int(i), place, 0.9, 1.0) for i, place in zip(index, places, strict=True)]
     stages: Stages = {
         "glance, network": (lambda: model.glance_maps(photograph), True),
-        "glance, all": (lambda: estimator.glance(image, K), False),
+        "glance, all": (lambda: estimator.sight.glance(image, K), False),
         f"gaze, network, {args.objects} crops": (lambda: model.gaze_maps(crops, index), True),
-        f"gaze, all, {args.objects} crops": (lambda: estimator.gaze(image, K, detections), False),
+        f"gaze, all, {args.objects} crops": (lambda: estimator.sight.gaze(image, K, detections), False),
     }
     ways: list[tuple[str, SearchConfig | None]] = [("PnP", None)]
     if args.models:

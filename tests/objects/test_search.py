@@ -85,7 +85,9 @@ def test_poses_that_are_given_are_refined(parts: Parts, search: PoseSearch, monk
             detection=detection, model=parts.objects[index], evidence=lambda: evidence, place_m=evidence.t_m
         )
 
-    monkeypatch.setattr(estimator, "gaze", lambda _, __, detections: [look(detection) for detection in detections])
+    monkeypatch.setattr(
+        estimator.sight, "gaze", lambda _, __, detections: [look(detection) for detection in detections]
+    )
     monkeypatch.setattr(PoseEstimate, "rolled", lambda own, _: own)
     given = [(index, moved(truths[index], 12, 1.04)) for index in (1, 0)]
     refined = estimator.refine(np.zeros((480, 640, 3), np.uint8), parts.synthesis.K, given)
@@ -225,8 +227,8 @@ def test_a_rolled_camera_sees_upright_pictures(parts: Parts):
     detection = Detection(0, np.array([140.0, 100.0]), 0.5, 1.0, turn_rad=0.2)
     center_px = (turned_A_img @ [*detection.center_px, 1])[:2]
     (own,), (same,) = (
-        estimator.gaze(image, own_K, [detection]),
-        estimator.gaze(turned, turned_K, [replace(detection, center_px=center_px)]),
+        estimator.sight.gaze(image, own_K, [detection]),
+        estimator.sight.gaze(turned, turned_K, [replace(detection, center_px=center_px)]),
     )
     assert np.abs(own.crop.astype(int) - same.crop).mean() < 1
     assert np.allclose(own.K, same.K)

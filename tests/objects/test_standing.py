@@ -16,7 +16,6 @@ from glimpose.nets.glance_gaze import GlanceGaze
 from glimpose.objects.catalogue import ObjectModel, object_model
 from glimpose.objects.crops import camera_roll_rad
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
-from glimpose.objects.evidence import Evidence
 from glimpose.objects.looks import Detection, Look, PoseEstimate
 from glimpose.objects.scene_places import learn_errors
 from glimpose.objects.standing import (
@@ -32,6 +31,7 @@ from glimpose.objects.standing import (
 )
 from glimpose.objects.standing_scene import find_standing, with_errors
 from glimpose.objects.static_scene import Placement, StaticScene
+from glimpose.objects.sweep import sweep
 from glimpose.render.mesh import box_mesh
 from glimpose.training.checkpoint import save_tensors
 
@@ -275,15 +275,14 @@ def test_estimates_stand_and_are_doubted_where_they_do_not(objects: list[ObjectM
         pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)),
         move=lambda _, cam_T_obj, __, by_edges: cam_T_obj @ HALF_TURN if by_edges else cam_T_obj,
     )
-    looks: list[list[Evidence]] = [[None]] * 5  # type: ignore[list-item]
-    stood = estimator._stood(poses, support, looks)
+    stood = estimator._stood(poses)
     assert [pose.model.obj_id for pose in stood] == [1, 2, 3, 4, 5]
     assert stood[4].score == min(pose.score for pose in stood)
     moved = [StandingPose(pose.model, STANDINGS[pose.model.obj_id - 1], pose.cam_T_obj) for pose in stood[:4]]
     support = find_support(moved)
     assert support is not None
     assert min(settle(pose, support)[1] for pose in moved) > 0.99
-    assert estimator._stood(poses, None, looks) == poses
+    assert estimator._stood(poses[:2]) == poses[:2]
     assert estimator._doubted(poses, None) == poses
 
 
@@ -302,8 +301,8 @@ def test_edges_move_only_what_a_support_holds(
         pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)),
         move=lambda _, cam_T_obj, __, by: by_edges.append(by) or cam_T_obj,
     )
-    for name, result in (("gaze", []), ("_candidates", poses), ("_looks_around", [])):
-        monkeypatch.setattr(estimator, name, lambda *_, result=result: result)
+    monkeypatch.setattr(estimator.sight, "gaze", lambda *_: [])
+    monkeypatch.setattr(estimator, "_candidates", lambda _: poses)
     monkeypatch.setattr(estimator, "_solve", lambda pose: pose)
     found = estimator.estimate(np.zeros((8, 8, 3), np.uint8), np.eye(3), [])
     assert len(found) == num_standing
@@ -324,10 +323,10 @@ def test_a_rolled_camera_looks_again_upright(
     cam_T_world[:3, :3] = Rotation.from_euler("z", roll_deg, degrees=True).as_matrix()
     cam_T_world = cam_T_world @ camera(rng)
     true = [cam_T_world @ on_table(rng, i) for i in range(5)]
-    config = EstimatorConfig(looks=1, stand_together=together)
+    config = EstimatorConfig(looks=1, looks_around=0, stand_together=together)
     estimator = Judged(GlanceGaze(parts.network, 5), objects, config, standings=STANDINGS)
     estimator.search = SimpleNamespace(  # type: ignore[assignment]
-        pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6)), move=lambda _, cam_T_obj, *__: cam_T_obj
+        pull_all=lambda *_, by_edges: (np.zeros((6, 6)), np.zeros(6))
     )
     cameras = []
 
@@ -339,14 +338,13 @@ def test_a_rolled_camera_looks_again_upright(
         return [estimate(objects, d.object_index, seen_T_cam @ true[d.object_index]) for d in detections]
 
     detections = [Detection(i, np.zeros(2), 1.0, 1.0) for i in range(5)]
-    for name, stub in (
-        ("gaze", gaze),
-        ("glance", lambda *_: detections[4:]),
-        ("_candidates", lambda poses: poses),
-        ("_looks_around", lambda *_: []),
-        ("_solve", lambda pose: pose),
+    for owner, name, stub in (
+        (estimator.sight, "gaze", gaze),
+        (estimator.sight, "glance", lambda *_: detections[4:]),
+        (estimator, "_candidates", lambda poses: poses),
+        (estimator, "_solve", lambda pose: pose),
     ):
-        monkeypatch.setattr(estimator, name, stub)
+        monkeypatch.setattr(owner, name, stub)
     found = estimator.estimate(np.zeros((8, 8, 3), np.uint8), K, detections[:4])
     is_rolled = abs(roll_deg) > 10
     assert len(cameras) == 1 + is_rolled
@@ -419,3 +417,131 @@ def test_errors_come_from_what_was_found_nearby(objects: list[ObjectModel]):
 def test_standings_survive_json():
     standing = Standing((Stand((0.0, 0.6, 0.8), 0.1), Stand((1.0, 0.0, 0.0), 0.2)), 0.01, 0.02, 0.03)
     assert from_dict(Standing, asdict(standing), where="here") == standing
+
+
+K = np.array([[500.0, 0, 320], [0, 510, 240], [0, 0, 1]])
+TABLE = Support(np.array([0.0, 0.0, 1.0]), 0.0)
+IMAGE = np.zeros((480, 640, 3), np.uint8)
+
+
+def on(truth: np.ndarray) -> np.ndarray:
+    """Where an object's centre is seen, in pixels."""
+    u, v, z = K @ truth[:3, 3]
+    return np.array([u, v]) / z
+
+
+@given(st.integers(0, 2**31), st.floats(0.2, 0.8))
+def test_whatever_stands_in_view_is_near_a_detection(seed: int, step: float):
+    """Nearer than half a diagonal of the grid, and at about its distance."""
+    rng = np.random.default_rng(seed)
+    index = int(rng.integers(5))
+    model = object_model(index + 1, "box", box_mesh(SIZES[index]), 8)
+    cam_T_world = camera(rng)
+    truth, side_m = cam_T_world @ on_table(rng, index), 1.5 * model.diameter_m
+    if not (0 <= on(truth)[0] < 640 and 0 <= on(truth)[1] < 480):
+        return
+    z_m = truth[2, 3]
+    support = TABLE.seen_from(cam_T_world)
+    places = sweep(support, STANDINGS[index], K, (480, 640), side_m, (0.9 * z_m, 1.1 * z_m), step)
+    side_px = side_m * 500 / z_m
+    off_px, depth_m = min((float(np.linalg.norm(center_px - on(truth))), depth_m) for center_px, depth_m in places)
+    assert off_px < 0.85 * step * side_px
+    assert abs(np.log(depth_m / z_m)) < 0.35
+    for center_px, depth_m in places:
+        assert 0.9 / 1.3 < depth_m / z_m < 1.1 * 1.3
+        # As high above the table as it stands.
+        place = depth_m * np.linalg.solve(K, [*center_px, 1])
+        assert support.up @ place - support.offset_m == pytest.approx(SIZES[index][2] / 2, abs=1e-6)
+
+
+def test_what_stands_in_no_known_way_is_not_looked_for():
+    support = TABLE.seen_from(camera(np.random.default_rng(0)))
+    assert sweep(support, Standing(), K, (480, 640), 0.2, (0.5, 1.5), 0.5) == []
+
+
+def test_a_table_behind_the_camera_shows_nothing():
+    behind = Support(np.array([0.0, 0.0, -1.0]), 1.0)
+    assert sweep(behind, STANDINGS[0], K, (480, 640), 0.2, (0.5, 1.5), 0.5) == []
+
+
+class Knowing(PoseEstimator):
+    """Finds an object wherever it looks near it, and something else, that looks more like it from afar."""
+
+    def __init__(self, parts: Parts, objects: list[ObjectModel], config: EstimatorConfig, seed: int) -> None:
+        super().__init__(GlanceGaze(parts.network, 5), objects, config, standings=STANDINGS)
+        rng = np.random.default_rng(seed)
+        cam_T_world = camera(rng)
+        self.truth = []
+        while len(self.truth) < 5:
+            pose = cam_T_world @ on_table(rng, len(self.truth))
+            if 60 < on(pose)[0] < 580 and 60 < on(pose)[1] < 420:
+                self.truth.append(pose)
+        self.decoy: np.ndarray | None = None
+        """Pose of what is taken for the last object."""
+        self.num_looks = 0
+        nothing = (np.zeros((6, 6)), np.zeros(6))
+        self.search = SimpleNamespace(  # type: ignore[assignment]
+            pull_all=lambda *_, by_edges: nothing, move=lambda _, cam_T_obj, __, by_edges: cam_T_obj
+        )
+        self.sight = SimpleNamespace(gaze=self.gaze)  # type: ignore[assignment]
+
+    def gaze(self, _: np.ndarray, K: np.ndarray, detections: list[Detection]) -> list[Look]:
+        """Two dimensions are enough: where it looks."""
+        self.num_looks += len(detections)
+        seen = []
+        for detection in detections:
+            index = detection.object_index
+            known = [(self.truth[index], 0.9)]
+            if index == 4 and self.decoy is not None:
+                known = [(self.truth[4], 0.15), (self.decoy, 0.2)]
+            for cam_T_obj, score in known:
+                side_px = 1.5 * self.objects[index].diameter_m * 500 / cam_T_obj[2, 3]
+                if np.linalg.norm(detection.center_px - on(cam_T_obj)) < 0.3 * side_px:
+                    pose = replace(estimate(self.objects, index, cam_T_obj), score=score)
+                    pose.look.found = pose  # type: ignore[attr-defined]
+                    seen.append(pose.look)
+        return seen
+
+    def _candidates(self, looks: list) -> list:
+        return looks
+
+    def _solve(self, look: Look) -> PoseEstimate | None:
+        return look.found  # type: ignore[attr-defined]
+
+    def _judged(self, look: Look, evidence: object, cam_T_obj: np.ndarray) -> PoseEstimate:
+        """Looking closely, it isn't deceived."""
+        is_decoy = self.decoy is not None and np.allclose(cam_T_obj[:3, 3], self.decoy[:3, 3], atol=0.02)
+        return PoseEstimate(look.model, cam_T_obj, 0.02 if is_decoy else 0.9, look, 0.0)
+
+
+@pytest.mark.parametrize("instances", [1, None])
+@pytest.mark.parametrize("together", [True, False])
+def test_what_the_glance_misses_is_found_where_it_stands(
+    parts: Parts, objects: list[ObjectModel], instances: int | None, together: bool
+):
+    """Where it's known that it's there, and that it stands with the others; what is found isn't looked for."""
+    config = EstimatorConfig(looks=1, instances_per_object=instances, stand_together=together)
+    estimator = Knowing(parts, objects, config, seed=3)
+    detections = [Detection.at(i, pose, K) for i, pose in enumerate(estimator.truth)]
+    found = estimator.estimate(IMAGE, K, detections[:4])
+    is_swept = together and instances is not None
+    assert {pose.model.obj_id for pose in found} == set(range(1, 5 + is_swept))
+    for pose in found:
+        np.testing.assert_allclose(pose.cam_T_obj, estimator.truth[pose.model.obj_id - 1], atol=0.01)
+    estimator.num_looks = 0
+    assert len(estimator.estimate(IMAGE, K, detections)) == 5
+    assert estimator.num_looks == 5 + 5 * config.looks_around
+
+
+def test_of_doubtful_poses_closer_looks_tell(parts: Parts, objects: list[ObjectModel]):
+    estimator = Knowing(parts, objects, EstimatorConfig(looks=1, instances_per_object=1), seed=3)
+    estimator.decoy = estimator.truth[4].copy()
+    estimator.decoy[:3, 3] += 0.8 * (estimator.truth[0] - estimator.truth[4])[:3, 3]
+    detections = [Detection.at(i, pose, K) for i, pose in enumerate([*estimator.truth[:4], estimator.decoy])]
+    found = {pose.model.obj_id: pose for pose in estimator.estimate(IMAGE, K, detections)}
+    np.testing.assert_allclose(found[5].cam_T_obj, estimator.truth[4], atol=0.01)
+    # As surely as the others it isn't replaced.
+    sure = replace(estimator.config, doubt=0.0)
+    estimator.config = sure
+    found = {pose.model.obj_id: pose for pose in estimator.estimate(IMAGE, K, detections)}
+    np.testing.assert_allclose(found[5].cam_T_obj[:3, 3], estimator.decoy[:3, 3], atol=0.05)

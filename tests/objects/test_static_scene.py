@@ -172,7 +172,7 @@ class Teacher:
 
     def __init__(self, objects: list[ObjectModel], sightings: list[Sighting], truth: dict[int, np.ndarray]) -> None:
         self.objects, self.sightings, self.truth = objects, sightings, truth
-        self.search = self
+        self.search = self.sight = self
         self.meshes = {model.obj_id: box_mesh(size) for model, size in zip(objects, SIZES, strict=True)}
         self.disowned = -1
         """Object that is hardly likely to be anywhere."""

@@ -148,7 +148,8 @@ class _Adaptation:
     def estimator(self, path: Path) -> PoseEstimator:
         """Load a model that looks as all do here."""
         adaptation = self.adaptation
-        looking = EstimatorConfig(instances_per_object=adaptation.instances_per_object)
+        # What is hardly seen isn't worth looking for in all places.
+        looking = EstimatorConfig(instances_per_object=adaptation.instances_per_object, doubt=0.0)
         if adaptation.static_scene:
             # Where exactly they are, photographs tell together.
             looking = EstimatorConfig(

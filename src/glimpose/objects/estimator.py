@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,26 +13,19 @@ import torch
 from torch import Tensor
 
 from glimpose.config import from_dict
-from glimpose.data.images import warp
-from glimpose.decode.hough import find_centers, translation_from_center
 from glimpose.geometry.pnp import fuse_translation
 from glimpose.nets.glance_gaze import GlanceGaze, GlanceGazeConfig
-from glimpose.nets.mtgoe import STRIDE
 from glimpose.objects.agreement import UNCALIBRATED, Confidence, agree
 from glimpose.objects.catalogue import ObjectModel
 from glimpose.objects.crops import (
     camera_roll_rad,
-    crop_matrix,
-    focal_px,
     frame_object,
-    gaze_reference_depth_m,
-    glance_matrix,
-    glance_reference_depth_m,
 )
 from glimpose.objects.equations import NormalEquations, rolled
-from glimpose.objects.evidence import Evidence, decode_gaze
+from glimpose.objects.evidence import Evidence
 from glimpose.objects.looks import Detection, Look, PoseEstimate, solve_from_coordinates, solve_from_keypoints
 from glimpose.objects.search import PoseSearch
+from glimpose.objects.sight import Sight
 from glimpose.objects.standing import (
     ASKEW_RAD,
     STANDS_ANEW,
@@ -44,6 +38,7 @@ from glimpose.objects.standing import (
     settle,
     unbiased,
 )
+from glimpose.objects.sweep import sweep
 from glimpose.training.checkpoint import load_checkpoint, load_weights
 
 logger = logging.getLogger(__name__)
@@ -82,6 +77,12 @@ class EstimatorConfig:
     stand_together: bool = True
     """Move poses that the search finds so that objects stand on one support, where it's known how they stand."""
 
+    doubt: float = 0.3
+    """Score below which poses are doubted: given how many there are of each object, those that are missing are looked
+    for all over the support, and twice as many are looked at around (docs/lab-book.md, 83). With 0 nothing is."""
+    sweep_step: float = 0.35
+    """From one such place to the next, in crop sides."""
+
     def __post_init__(self) -> None:
         if self.looks_around < 0 or self.looks_around % 2:
             raise ValueError(f"looks_around: got {self.looks_around}, expected an even number, or 0")
@@ -102,9 +103,10 @@ class PoseEstimator:
         confidence: Confidence = UNCALIBRATED,
         standings: Sequence[Standing] = (),
     ) -> None:
-        self.model = model.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.objects = list(objects)
         self.config = config or EstimatorConfig()
+        self.objects = list(objects)
+        self.sight = Sight(model, objects, self.config.max_detections, self.config.min_votes)
+        self.model = self.sight.model
         self.search = search
         """Solves instead of PnP where there is one."""
         self.confidence = confidence
@@ -135,15 +137,10 @@ class PoseEstimator:
         load_weights(model, checkpoint.group("model"), path)
         return cls(model.to(device), objects, config, confidence=confidence or UNCALIBRATED, standings=standings)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the networks are."""
-        return next(self.model.parameters()).device
-
     @torch.inference_mode()
     def __call__(self, image: np.ndarray, K: np.ndarray) -> list[PoseEstimate]:
         """Estimate poses from an RGB photograph, H×W×3 uint8, best first."""
-        return self.estimate(image, K, self.glance(image, K))
+        return self.estimate(image, K, self.sight.glance(image, K))
 
     @torch.inference_mode()
     def estimate(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
@@ -159,12 +156,14 @@ class PoseEstimator:
         if camera_roll_rad(cam_R_level):
             # Upright objects are known best: again, for a camera rolled until they are.
             K = K @ cam_R_level
-            poses = self._found(image, K, [*detections, *self.glance(image, K)])
+            poses = self._found(image, K, [*detections, *self.sight.glance(image, K)])
             support = self._support(poses)
         if not self.config.stand_together:
             support = None  # it has told which way is up
-        poses = self._distinct(self._doubted(poses, support), self.config.instances_per_object)
-        poses = self._refined(image, K, poses, by_edges=support is not None)
+        poses = self._doubted(poses, support)
+        poses += self._doubted(self._missed(image, K, poses, support), support)
+        poses = [self._moved(image, K, pose, by_edges=support is not None) for pose in self._contenders(poses)]
+        poses = self._stood(self._distinct(self._doubted(poses, support), self.config.instances_per_object))
         return sorted((pose.rolled(cam_R_level) for pose in poses), key=lambda pose: -pose.score)
 
     @torch.inference_mode()
@@ -181,26 +180,14 @@ class PoseEstimator:
             given = self.verify(image, K, [(index, rolled(pose, cam_R_level.T)) for index, pose in poses])
             support = self._support(given)
         by_edges = self.config.stand_together and support is not None
-        return [pose.rolled(cam_R_level) for pose in self._refined(image, K, given, by_edges)]
-
-    def _refined(
-        self, image: np.ndarray, K: np.ndarray, poses: Sequence[PoseEstimate], by_edges: bool
-    ) -> list[PoseEstimate]:
-        """Move poses to where all looks around see the objects, and then to where they stand together."""
-        evidence = [[pose.look.evidence(), *self._looks_around(image, K, pose)] for pose in poses]
-        moved = list(poses)
-        if self.config.looks_around:
-            # Edges tell exactly where, but how far away less well than maps do; then a support has to tell.
-            moved = [self._moved(pose, own, by_edges) for pose, own in zip(moved, evidence, strict=True)]
-        if self.config.stand_together:
-            moved = self._stood(moved, self._support(moved), evidence)
-        return moved
+        moved = [self._moved(image, K, pose, by_edges) for pose in given]
+        return [pose.rolled(cam_R_level) for pose in self._stood(moved)]
 
     def _found(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[PoseEstimate]:
         """Look as often as configured, and solve for poses."""
-        looks = self.gaze(image, K, detections)
+        looks = self.sight.gaze(image, K, detections)
         for _ in range(1, self.config.looks):
-            looks = self.gaze(image, K, [look.aimed(K) for look in self._candidates(looks)])
+            looks = self.sight.gaze(image, K, [look.aimed(K) for look in self._candidates(looks)])
         return [pose for look in self._candidates(looks) if (pose := self._solve(look)) is not None]
 
     @torch.inference_mode()
@@ -211,8 +198,47 @@ class PoseEstimator:
         """
         if self.search is None:
             raise ValueError("search: missing; poses that are given can't be drawn without a PoseSearch")
-        looks = self.gaze(image, K, [Detection.at(index, cam_T_obj, K) for index, cam_T_obj in poses])
+        looks = self.sight.gaze(image, K, [Detection.at(index, cam_T_obj, K) for index, cam_T_obj in poses])
         return [self._judged(look, look.evidence(), pose) for look, (_, pose) in zip(looks, poses, strict=True)]
+
+    def _missed(
+        self, image: np.ndarray, K: np.ndarray, poses: Sequence[PoseEstimate], support: Support | None
+    ) -> list[PoseEstimate]:
+        """Look all over the support for objects of which too few are believed to be found."""
+        config = self.config
+        depths_m = [float(pose.place_m[2]) for pose in poses if pose.score >= config.doubt]
+        if support is None or config.instances_per_object is None or not config.doubt or not depths_m:
+            return []
+        believed = self._num_believed(poses)
+        found: list[PoseEstimate] = []
+        for index, model in enumerate(self.objects):
+            if believed[index] < config.instances_per_object:
+                side_m = model.diameter_m * self.model.config.crop_pad
+                within_m, step = (min(depths_m), max(depths_m)), config.sweep_step
+                height_px, width_px = image.shape[:2]
+                there = sweep(support, self.standings[index], K, (height_px, width_px), side_m, within_m, step)
+                detections = [Detection(index, center_px, depth_m, 0.0) for center_px, depth_m in there]
+                found += self._found(image, K, detections)
+        return found
+
+    def _num_believed(self, poses: Sequence[PoseEstimate]) -> Counter[int]:
+        """How many poses aren't doubted, by the index of their object."""
+        surest = self._distinct(poses, self.config.instances_per_object)
+        return Counter(pose.look.detection.object_index for pose in surest if pose.score >= self.config.doubt)
+
+    def _contenders(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
+        """The best of each object, and as many again where too few are believed: closer looks tell which they are."""
+        most = self.config.instances_per_object
+        if most is None:
+            return self._distinct(poses, None)
+        believed, kept = self._num_believed(poses), Counter[int]()
+        contenders = []
+        for pose in self._distinct(poses, 2 * most):
+            index = pose.look.detection.object_index
+            kept[index] += 1
+            if kept[index] <= most or believed[index] < most:
+                contenders.append(pose)
+        return contenders
 
     def _candidates(self, looks: Sequence[Look]) -> list[Look]:
         """Choose what to look at again, and to solve: of each object what is most surely there."""
@@ -231,70 +257,6 @@ class PoseEstimator:
             if is_new and (most is None or len(others) < most):
                 kept.append(entry)
         return kept
-
-    def glance(self, image: np.ndarray, K: np.ndarray) -> list[Detection]:
-        """Find objects in the whole photograph, which is shown upright where ``K`` rolls the camera."""
-        maps, out_A_img = self._glance_maps(image, camera_roll_rad(K))
-        prob = maps["class_logits"].softmax(1)[:, 1:]
-        centers = find_centers(
-            maps["center_offset"],
-            maps["center_log_depth"][:, 0],
-            maps["center_log_std"][:, 0].exp(),
-            prob,
-            STRIDE,
-            max_instances=self.config.max_detections,
-            min_votes=self.config.min_votes,
-        )
-        reference_m = glance_reference_depth_m(out_A_img @ K)
-        img_A_out = np.linalg.inv(out_A_img)
-        detections = []
-        for slot in torch.nonzero(centers.valid[0]).flatten().tolist():
-            center = img_A_out @ np.array([*centers.center_px[0, slot].tolist(), 1.0])
-            detections.append(
-                Detection(
-                    object_index=int(centers.class_index[0, slot]),
-                    center_px=center[:2],
-                    depth_m=reference_m * float(centers.log_depth[0, slot].exp()),
-                    score=float(centers.score[0, slot]),
-                )
-            )
-        return detections
-
-    @torch.inference_mode()
-    def class_probabilities(self, image: np.ndarray) -> np.ndarray:
-        """Of each cell of the glance, that it shows no known object, and that it shows each: (1+n)×rows×columns."""
-        maps, _ = self._glance_maps(image)
-        return maps["class_logits"].softmax(1)[0].cpu().numpy()
-
-    def _glance_maps(self, image: np.ndarray, roll_rad: float = 0.0) -> tuple[dict[str, Tensor], np.ndarray]:
-        """Maps of the whole photograph, turned back by a roll, and out_A_img of the picture that the network sees."""
-        rows, columns = image.shape[:2]
-        out_A_img, height, width = glance_matrix(rows, columns, self.model.config.glance_scale, roll_rad)
-        return self.model.glance_maps(self._batch([warp(image, out_A_img, height, width)])), out_A_img
-
-    def gaze(self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection]) -> list[Look]:
-        """Look at each of some detections close up, upright where ``K`` rolls the camera."""
-        if not detections:
-            return []
-        config = self.model.config
-        models = [self.objects[detection.object_index] for detection in detections]
-        crops, cameras = [], []
-        for model, detection in zip(models, detections, strict=True):
-            side_px = model.diameter_m * config.crop_pad * focal_px(K) / detection.depth_m
-            out_A_img = crop_matrix(
-                detection.center_px, side_px, config.crop_px, detection.turn_rad - camera_roll_rad(K)
-            )
-            crops.append(warp(image, out_A_img, config.crop_px, config.crop_px))
-            cameras.append(out_A_img @ K)
-        object_index = torch.tensor([d.object_index for d in detections], device=self.device)
-        views = decode_gaze(self.model.gaze_maps(self._batch(crops), object_index))
-        looks = []
-        for i, (detection, model, crop, K_crop) in enumerate(zip(detections, models, crops, cameras, strict=True)):
-            reference_m = gaze_reference_depth_m(K_crop, model.diameter_m, config)
-            K_out = torch.from_numpy(K_crop)
-            t_m = translation_from_center(views.center_px[i], reference_m * views.center_log_depth[i].exp(), K_out)
-            looks.append(Look(detection, model, crop, K_out, views, i, reference_m, t_m))
-        return looks
 
     def _solve(self, look: Look) -> PoseEstimate | None:
         """Solve for one object's pose."""
@@ -320,18 +282,18 @@ class PoseEstimator:
         score = look.certainty * float(solved.inliers.double().mean()) * math.exp(-3 * disagreement)
         return PoseEstimate(model, fused, score, look, disagreement)
 
-    def _looks_around(self, image: np.ndarray, K: np.ndarray, pose: PoseEstimate) -> list[Evidence]:
-        """Look at an object several times, aimed a little beside."""
+    def _moved(self, image: np.ndarray, K: np.ndarray, pose: PoseEstimate, by_edges: bool) -> PoseEstimate:
+        """Look at an object several times, aimed a little beside, and move it to where all looks together see it."""
+        if not self.config.looks_around:
+            return pose
+        assert self.search is not None
         at = Detection.at(pose.look.detection.object_index, pose.cam_T_obj, K)
         _, side_px = frame_object(pose.cam_T_obj, K, pose.model.diameter_m, self.model.config.crop_pad)
         beside = at.beside(side_px, self.config.looks_around)
-        return [look.evidence() for look in self.gaze(image, K, beside)]
-
-    def _moved(self, pose: PoseEstimate, evidence: Sequence[Evidence], by_edges: bool) -> PoseEstimate:
-        """Move an object to where all looks together see it."""
-        assert self.search is not None
-        moved = self.search.move(pose.model, pose.cam_T_obj, evidence, by_edges)
-        return self._judged(pose.look, evidence[0], moved)
+        own, around = pose.look.evidence(), tuple(look.evidence() for look in self.sight.gaze(image, K, beside))
+        # Edges tell exactly where, but how far away less well than maps do; then a support has to tell.
+        cam_T_obj = self.search.move(pose.model, pose.cam_T_obj, [own, *around], by_edges)
+        return replace(self._judged(pose.look, own, cam_T_obj), around=around)
 
     def level(self, poses: Sequence[PoseEstimate]) -> np.ndarray:
         """cam_R_level, 3×3, from a camera rolled until objects stand upright in its picture, to the one at hand.
@@ -351,12 +313,12 @@ class PoseEstimator:
             return list(poses)
         return [_believed(pose, settle(self._standing(pose), support)[1]) for pose in poses]
 
-    def _stood(
-        self, poses: Sequence[PoseEstimate], support: Support | None, evidence: Sequence[Sequence[Evidence]]
-    ) -> list[PoseEstimate]:
+    def _stood(self, poses: Sequence[PoseEstimate]) -> list[PoseEstimate]:
         """Move all objects to where they stand together and all looks see them, and judge them there."""
+        support = self._support(poses) if self.config.stand_together else None
         if support is None:
             return list(poses)
+        evidence = [[pose.look.evidence(), *pose.around] for pose in poses]
         free = [self._standing(pose) for pose in poses]
         search = self.search
         assert search is not None
@@ -388,10 +350,6 @@ class PoseEstimator:
         return (self.config.depth_std * voted_t.norm()) ** 2 * along + (
             self.config.center_std * diameter_m
         ) ** 2 * across
-
-    def _batch(self, images: Sequence[np.ndarray]) -> Tensor:
-        stacked = torch.from_numpy(np.stack(images)).to(self.device)
-        return (stacked.permute(0, 3, 1, 2).float() / 255).contiguous(memory_format=torch.channels_last)
 
 
 def _believed(pose: PoseEstimate, belief: float) -> PoseEstimate:

@@ -112,6 +112,8 @@ class PoseEstimate:
     """Distance between the solved translation and the one from voted centre and depth, in diameters."""
     agreement: Agreement | None = None
     """With the photograph, where the object could be drawn into it."""
+    around: tuple[Evidence, ...] = ()
+    """Seen in looks beside, where the pose was moved to what all looks see."""
 
     @property
     def place_m(self) -> np.ndarray:

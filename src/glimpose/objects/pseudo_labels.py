@@ -154,7 +154,7 @@ class Found:
 def find(teacher: PoseEstimator, photographs: Sequence[Photograph]) -> Found:
     """Let a teacher look at clean photographs."""
     shown = tqdm(photographs, desc="label photographs", unit="image", leave=False)
-    seen = [(teacher(p.image, p.K), teacher.class_probabilities(p.image)) for p in shown]
+    seen = [(teacher(p.image, p.K), teacher.sight.class_probabilities(p.image)) for p in shown]
     return Found([poses for poses, _ in seen], np.stack([classes for _, classes in seen]).astype(np.float32))
 
 
