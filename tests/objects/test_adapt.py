@@ -20,16 +20,16 @@ from glimpose.data.bop_writer import write_models
 from glimpose.data.files import write_image
 from glimpose.nets.glance_gaze import GlanceGaze
 from glimpose.nets.mtgoe import STRIDE
-from glimpose.objects.adapt import adapt
+from glimpose.objects.adapt import adapt, read_photographs
 from glimpose.objects.agreement import GEOMETRIC, VISUAL, Agreement, Confidence, Judgement
 from glimpose.objects.crops import crop_matrix, frame_object
-from glimpose.objects.dataset import LabelledPhotographs
+from glimpose.objects.dataset import LabelledPhotographs, write_dataset
 from glimpose.objects.equations import make_pose
 from glimpose.objects.estimator import EstimatorConfig, PoseEstimator
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.pseudo_labels import CELLS_A_PX, FilterConfig, Labels, PseudoLabel, label
 from glimpose.objects.real_samples import DistortionConfig, RealSampleMaker
-from glimpose.objects.search import SearchConfig
+from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.objects.self_supervision import Assessment, SelfSupervisionConfig
 from glimpose.objects.standing import Stand, Standing
 from glimpose.objects.task import BatchConfig, gaze_losses, glance_losses
@@ -86,6 +86,47 @@ def test_labels_survive_being_written(tmp_path: Path, parts: Parts):
     save_tensors(tmp_path / "old.safetensors", content.tensors, {**content.metadata, "measures": ["overlap"]})
     with pytest.raises(ValueError, match=r"old.safetensors: written by another version.* remove it"):
         Labels.load(tmp_path / "old.safetensors")
+
+
+def test_a_depth_sensor_has_a_say_in_labels(
+    parts: Parts, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Where the dataset has depth: what isn't measured where it's drawn is less likely."""
+    models = {model.obj_id: ModelInfo(model.diameter_m) for model in parts.objects}
+    meshes = {model.obj_id: mesh for model, mesh in zip(parts.objects, parts.meshes, strict=True)}
+    write_models(tmp_path / "models", meshes, models)
+    write_dataset(
+        tmp_path / "data", "real", parts.objects, parts.meshes, tmp_path / "models", parts.synthesis, num=2, seed=5
+    )
+    camera = tmp_path / "data" / "camera.json"
+    photographs = read_photographs(tmp_path / "data" / "real", camera)
+    for photograph in photographs:
+        assert photograph.depth_m is not None
+        assert 0.2 < np.median(photograph.depth_m[photograph.depth_m > 0]) < 2
+    teacher = PoseEstimator.from_checkpoint(checkpoint, EstimatorConfig(instances_per_object=1, min_certainty=0.0))
+    teacher.search = PoseSearch(parts.objects, meshes, parts.network, SearchConfig(num_views=4))
+    monkeypatch.setattr("glimpose.objects.surfaces.surface_agreement", lambda *_: 0.25)
+
+    def weights(measures: str, seen: list[Photograph]) -> np.ndarray:
+        labels = label(teacher, seen, Confidence({}, 2.0), FilterConfig(measures=measures)).labels
+        return np.array([entry.weight for entry in labels])
+
+    believed = 1 / (1 + np.exp(-2))
+    blind = [replace(photograph, depth_m=None) for photograph in photographs]
+    assert len(weights("both", blind)) > 0
+    assert np.allclose(weights("both", blind), believed)
+    assert np.allclose(weights("both", photographs), 0.25 * believed)
+    assert np.allclose(weights("visual", photographs), believed)
+    for wrong, message in (
+        ({"cx": 1.0, "cy": 1.0, "fx": 1.0, "fy": 1.0}, "no depth_scale"),
+        (None, "depth/000000.png: is 8×8 pixels"),
+    ):
+        if wrong:
+            (tmp_path / "wrong.json").write_text(json.dumps(wrong))
+        else:
+            write_image(next((tmp_path / "data" / "real").glob("*/depth/000000.png")), np.ones((8, 8), np.uint16))
+        with pytest.raises(ValueError, match=message):
+            read_photographs(tmp_path / "data" / "real", tmp_path / "wrong.json" if wrong else camera)
 
 
 @pytest.mark.parametrize("roll_deg", [0.0, 40.0])

@@ -16,6 +16,8 @@ from glimpose.objects.agreement import UNCALIBRATED, Agreement, Confidence, agre
 from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.search import PoseSearch, SearchConfig
 from glimpose.objects.standing import Stand, Standing
+from glimpose.objects.surfaces import chamfer_m, surface_agreement
+from glimpose.render.scene import Instance
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 
@@ -60,6 +62,37 @@ def test_light_changes_neither_pattern_nor_color(parts: Parts, search: PoseSearc
     red = evidence.crop.copy()
     red[..., 1:] //= 4
     assert agree(model, truth, replace(evidence, crop=red), drawn).color < 0.3
+
+
+@pytest.mark.parametrize("num_hidden", [0, 8])
+def test_a_depth_sensor_tells_where_a_surface_is(parts: Parts, search: PoseSearch, num_hidden: int):
+    """By the Chamfer distance, of what the gaze sees of the object: something in front of it doesn't count."""
+    truth, K = np.eye(4), parts.synthesis.K
+    truth[:3, :3] = Rotation.from_euler("xyz", [-130, 20, 35], degrees=True).as_matrix()
+    truth[:3, 3] = [0.03, -0.02, 0.6]
+    model, evidence = parts.objects[0], true_evidence(parts, 0, truth, num_hidden)
+    mesh = search.meshes[model.obj_id]
+    measured_m = search.renderer.render([Instance(mesh, truth)], K, 480, 640).depth
+    hidden = np.linalg.inv(evidence.K @ np.linalg.inv(K)) @ [0, 4 * (evidence.cells - num_hidden) + 2, 1]
+    measured_m[round(hidden[1]) :] = 0.4 if num_hidden else 0
+
+    def of(pose: np.ndarray, sensor_m: np.ndarray = measured_m) -> float:
+        return surface_agreement(search.draw(model, pose, evidence).depth, evidence, sensor_m, K, model.diameter_m)
+
+    assert of(truth) > 0.95
+    nearer = truth.copy()
+    nearer[:3, 3] *= 1 - 0.1 * model.diameter_m / 0.6
+    assert np.exp(-1) <= of(nearer) < np.exp(-0.6)  # the nearest points of a slanted surface are nearer
+    assert of(moved(truth, zoom=1.2)) < 0.2
+    assert of(moved(truth, turn_deg=60)) < 0.9 * of(truth)
+    assert of(moved(truth, zoom=1.2), np.zeros_like(measured_m)) == 1  # nothing was measured
+
+
+def test_chamfer_distance_is_the_mean_of_both_ways():
+    a, b = np.array([[0.0, 0, 0], [1, 0, 0]]), np.array([[0.0, 0, 1], [0, 0, 3]])
+    assert chamfer_m(a, b) == pytest.approx((1 + np.sqrt(2) + 1 + 3) / 4)
+    assert chamfer_m(b, a) == chamfer_m(a, b)
+    assert chamfer_m(a, a) == 0
 
 
 def test_nothing_seen_agrees_with_nothing(parts: Parts, search: PoseSearch):

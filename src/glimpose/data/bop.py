@@ -30,6 +30,8 @@ class Camera:
     """3×3."""
     width: int | None = None
     height: int | None = None
+    depth_scale: float | None = None
+    """What a depth image's values have to be multiplied by to give millimetres."""
 
     def check_size(self, image: np.ndarray, where: object) -> None:
         """Raise ValueError if `image`, which came from `where`, is not of the size this camera takes."""
@@ -49,8 +51,9 @@ def read_camera(path: Path, im_id: int | None = None) -> Camera:
     content = mapping(read_json(path), path)
     if "fx" in content:
         fx, fy, cx, cy = (number(content, key, path) for key in ("fx", "fy", "cx", "cy"))
-        sizes = [int(number(content, key, path)) if key in content else None for key in ("width", "height")]
-        return Camera(_checked_intrinsics(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), str(path)), *sizes)
+        width, height = (int(number(content, key, path)) if key in content else None for key in ("width", "height"))
+        K = _checked_intrinsics(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), str(path))
+        return Camera(K, width, height, _depth_scale(content, path))
     if not content or not all(key.isdecimal() for key in content):
         raise ValueError(
             f"{path}: neither a camera.json (no field fx) nor a scene_camera.json (keys {some(content)}, expected "
@@ -59,7 +62,8 @@ def read_camera(path: Path, im_id: int | None = None) -> Camera:
     if im_id is not None:
         if str(im_id) not in content:
             raise ValueError(f"{path}: no entry for image {im_id}; it has images {some(content)}")
-        return Camera(_read_intrinsics(content[str(im_id)], f"{path}, image {im_id}"))
+        entry, where = content[str(im_id)], f"{path}, image {im_id}"
+        return Camera(_read_intrinsics(entry, where), depth_scale=_depth_scale(entry, where))
     cameras = [_read_intrinsics(entry, f"{path}, image {key}") for key, entry in content.items()]
     if not all(np.array_equal(K, cameras[0]) for K in cameras):
         raise ValueError(
@@ -294,8 +298,7 @@ def _read_scene(scene_id: int, folder: Path) -> dict[int, Frame]:
                 for i, (label, fraction) in enumerate(zip(labels.get(key, ()), fractions, strict=True))
             )
         K = _read_intrinsics(entry, where)
-        depth_scale = number(entry, "depth_scale", where) if "depth_scale" in entry else None
-        frames[im_id] = Frame(folder, scene_id, im_id, K, depth_scale, annotations)
+        frames[im_id] = Frame(folder, scene_id, im_id, K, _depth_scale(entry, where), annotations)
     return frames
 
 
@@ -316,6 +319,10 @@ def _annotation(label: Any, fraction: float | None, where: str) -> Annotation:
 
 def _read_intrinsics(entry: Any, where: str) -> np.ndarray:
     return _checked_intrinsics(numbers(mapping(entry, where).get("cam_K"), 9, where, "cam_K").reshape(3, 3), where)
+
+
+def _depth_scale(entry: Mapping[str, Any], where: object) -> float | None:
+    return number(entry, "depth_scale", where) if "depth_scale" in entry else None
 
 
 def _checked_intrinsics(K: np.ndarray, where: str) -> np.ndarray:

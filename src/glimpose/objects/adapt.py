@@ -86,7 +86,7 @@ def read_photographs(folder: Path, camera: Path) -> list[Photograph]:
     photographs: list[Photograph] = []
     for file in tqdm(find_photographs([folder]), desc="read photographs", unit="image", leave=False):
         im_id = int(file.path.stem) if file.path.stem.isdecimal() else None
-        photograph = read_photograph(file.path, im_id, camera)
+        photograph = read_photograph(file.path, im_id, camera, with_depth=True)
         height, width = photograph.image.shape[:2]
         if photographs and (height, width) != photographs[0].image.shape[:2]:
             raise ValueError(f"{file.path}: is {width}×{height} pixels, others aren't; adapt to one camera")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from glimpose.data.bop import read_camera
-from glimpose.data.files import find_images, read_image
+from glimpose.data.bop import M_PER_MM, read_camera
+from glimpose.data.files import find_images, read_gray, read_image
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Photograph:
 
     image: np.ndarray
     K: np.ndarray
+    depth_m: np.ndarray | None = None
+    """What a sensor measured from there, H×W float32, 0 where it didn't."""
 
 
 def find_photographs(inputs: Sequence[Path]) -> list[PhotographFile]:
@@ -48,12 +50,24 @@ def find_photographs(inputs: Sequence[Path]) -> list[PhotographFile]:
     return files
 
 
-def read_photograph(path: Path, im_id: int | None, camera: Path) -> Photograph:
-    """Read an image and its camera; their sizes must agree.
+def read_photograph(path: Path, im_id: int | None, camera: Path, with_depth: bool = False) -> Photograph:
+    """Read an image and its camera, with depth what a sensor measured, too, if there is anything; sizes must agree.
 
-    The camera's file is BOP's camera.json, or a scene_camera.json, in which im_id finds it.
+    The camera's file is BOP's camera.json, or a scene_camera.json, in which im_id finds it. Depth is where BOP has it,
+    in a folder depth/ beside rgb/ or gray/, in units that the camera's depth_scale tells.
     """
     view = read_camera(camera, im_id)
     image = read_image(path)
     view.check_size(image, path)
-    return Photograph(image, view.K)
+    depth_path = path.parent.parent / "depth" / f"{path.stem}.png"
+    if not (with_depth and path.parent.name in ("rgb", "gray") and depth_path.is_file()):
+        return Photograph(image, view.K)
+    if view.depth_scale is None:
+        raise ValueError(
+            f"{camera}: no depth_scale, but there is {depth_path}; add the number of millimetres per unit of the depth "
+            "image"
+        )
+    depth = read_gray(depth_path)
+    if depth.shape != image.shape[:2]:
+        raise ValueError(f"{depth_path}: is {depth.shape[1]}×{depth.shape[0]} pixels, its photograph isn't; align them")
+    return Photograph(image, view.K, (depth * (view.depth_scale * M_PER_MM)).astype(np.float32))

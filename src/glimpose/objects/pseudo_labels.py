@@ -18,6 +18,7 @@ from glimpose.objects.estimator import PoseEstimator
 from glimpose.objects.looks import PoseEstimate
 from glimpose.objects.photographs import Photograph
 from glimpose.objects.standing import Standing
+from glimpose.objects.surfaces import agreement_with_sensor
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -131,13 +132,16 @@ class Labels:
 def label(
     teacher: PoseEstimator, photographs: Sequence[Photograph], confidence: Confidence | None, config: FilterConfig
 ) -> Labels:
-    """Let the teacher look at clean photographs, and weigh what it says."""
+    """Let the teacher look at clean photographs, and weigh what it says; a depth sensor, where there is one, too."""
     found = find(teacher, photographs)
     labels = []
     for number, poses in enumerate(found.poses):
         for pose in poses:
             assert pose.agreement is not None
+            assert teacher.search is not None
             probability = 1.0 if confidence is None else confidence(pose.agreement)
+            if config.measures in ("both", "geometric"):
+                probability *= agreement_with_sensor(pose, photographs[number], teacher.search)
             labels.append(make_label(number, pose, photographs[number].K, probability, config.weight(probability)))
     return Labels(labels, found.classes[:, 0])
 

@@ -19,6 +19,7 @@ from glimpose.objects.pseudo_labels import Found, Labels, PseudoLabel, find, mak
 from glimpose.objects.scene_places import Places, find_places, is_apart, look_at_places, verify_places
 from glimpose.objects.static_scene import Sighting
 from glimpose.objects.stays import LEAST_SEEN, find_stays, likely_course, seen_share
+from glimpose.objects.surfaces import agreement_with_sensor
 from glimpose.objects.trust import LEAST_TRUST, trust_places, trusted
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,11 @@ def _labelled(
             placement.margin,
             sum(q == p for _, q in seen),
         )
-    labels = [make_label(pair[0], pose, photographs[pair[0]].K, pose.score, trust[pair]) for pair, pose in seen.items()]
+    assert teacher.search is not None
+    labels = []
+    for (number, p), pose in seen.items():
+        weight = trust[number, p] * agreement_with_sensor(pose, photographs[number], teacher.search)
+        labels.append(make_label(number, pose, photographs[number].K, pose.score, weight))
     known = {(label.photograph, label.object_index): label for label in labels}
     mistaken = []
     background = found.classes[:, 0].copy()

@@ -20,7 +20,7 @@ class SelfSupervisionConfig:
     """How a model adapts to photographs; what is synthesised beside them is as in training."""
 
     photographs: Path = Path("photographs")
-    """An image, a folder of them, or a BOP split."""
+    """An image, a folder of them, or a BOP split, whose depth images, where it has any, have a say in what is right."""
     camera: Path = Path("camera.json")
     """BOP's camera.json, or a scene_camera.json."""
     rounds: int = 3

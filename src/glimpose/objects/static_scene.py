@@ -34,7 +34,7 @@ TOLERANCE = 0.18
 little in between, and two of its places taken for one are wrong in all photographs."""
 MOST_VARIANTS = 24
 """Of one sighting of an object that looks the same from everywhere around."""
-NEAREST = 0.25
+NEAREST = 0.18
 """Of the sum of two objects' diameters: nearer to each other than this, one of them is taken for the other."""
 NEAREST_AGAIN = 0.05
 """The same of one object's places: nearer, it is one, seen wrong in part of the photographs."""
@@ -178,7 +178,12 @@ def find_placements(
     found.sort(key=lambda entry: -entry[0])
     placements: list[Placement] = []
     for _, placement in found:
-        if all(go_together(placement, other, unit_m, objects) for other in placements):
+        for other in placements:
+            if not go_together(placement, other, unit_m, objects):
+                # A few sightings that are wrong alike don't cost a place what all others say of it.
+                placement = replace(placement, photographs=placement.photographs - other.photographs)
+        is_place = len(placement.photographs) >= least
+        if is_place and all(go_together(placement, other, unit_m, objects) for other in placements):
             placements.append(placement)
     return placements
 
