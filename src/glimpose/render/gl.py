@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from glimpose.render.mesh import Mesh, is_closed, neighbours_together
-from glimpose.render.scene import Buffers, Instance, check_scene
+from glimpose.render.scene import FAR_M, NEAR_M, Buffers, Instance, check_scene
 
 MAX_FRAMEBUFFERS = 8
 """Image sizes whose framebuffers are kept."""
@@ -134,8 +134,8 @@ class GlRenderer:
         K: Float[np.ndarray, "3 3"],
         height: int,
         width: int,
-        near_m: float = 0.01,
-        far_m: float = 20.0,
+        near_m: float = NEAR_M,
+        far_m: float = FAR_M,
         with_xyz: bool = True,
     ) -> Buffers:
         """Draw the instances with mutual occlusion; of equally deep surfaces the one given first is seen."""
@@ -161,17 +161,11 @@ class GlRenderer:
         )
 
     def silhouettes(
-        self,
-        instances: Sequence[Instance],
-        K: Float[np.ndarray, "3 3"],
-        height: int,
-        width: int,
-        near_m: float = 0.01,
-        far_m: float = 20.0,
+        self, instances: Sequence[Instance], K: Float[np.ndarray, "3 3"], height: int, width: int
     ) -> list[Bool[np.ndarray, "h w"]]:
         """Draw each instance alone, and read back no more than it can cover."""
-        check_scene(instances, K, near_m, far_m)
-        clip_T_cam = _projection(K, height, width, near_m, far_m)
+        check_scene(instances, K, NEAR_M, FAR_M)
+        clip_T_cam = _projection(K, height, width, NEAR_M, FAR_M)
         masks = np.zeros((len(instances), height, width), bool)
         with self._drawing(K, height, width, only_silhouettes=True) as framebuffer:
             for mask, instance in zip(masks, instances, strict=True):
@@ -181,7 +175,7 @@ class GlRenderer:
                 if columns and rows:
                     framebuffer.clear(viewport=box)
                     self._silhouette_program["clip_T_obj"].write(_column_major(clip_T_cam @ instance.cam_T_obj))
-                    self.context.enable_only(self._culling(drawable, instance, near_m))
+                    self.context.enable_only(self._culling(drawable, instance, NEAR_M))
                     drawable.silhouette.render()
                     is_seen = np.empty((rows, columns), np.uint8)
                     framebuffer.read_into(is_seen, viewport=box, components=1)

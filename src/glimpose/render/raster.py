@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
-from glimpose.render.scene import Buffers, Instance, check_scene
+from glimpose.render.scene import FAR_M, NEAR_M, Buffers, Instance, check_scene
 
 CHUNK_CANDIDATES = 1 << 18
 """Pixels tested at a time, or those of one triangle where it has more: bounds the memory."""
@@ -43,8 +43,8 @@ class RasterRenderer:
         K: Float[np.ndarray, "3 3"],
         height: int,
         width: int,
-        near_m: float = 0.01,
-        far_m: float = 20.0,
+        near_m: float = NEAR_M,
+        far_m: float = FAR_M,
         with_xyz: bool = True,
     ) -> Buffers:
         """Draw the instances with mutual occlusion; of equally deep surfaces the one given first is seen."""
@@ -77,16 +77,10 @@ class RasterRenderer:
         )
 
     def silhouettes(
-        self,
-        instances: Sequence[Instance],
-        K: Float[np.ndarray, "3 3"],
-        height: int,
-        width: int,
-        near_m: float = 0.01,
-        far_m: float = 20.0,
+        self, instances: Sequence[Instance], K: Float[np.ndarray, "3 3"], height: int, width: int
     ) -> list[Bool[np.ndarray, "h w"]]:
         """Draw each instance alone."""
-        drawn = (self.render([one], K, height, width, near_m, far_m, with_xyz=False) for one in instances)
+        drawn = (self.render([one], K, height, width, with_xyz=False) for one in instances)
         return [buffers.mask > 0 for buffers in drawn]
 
     def close(self) -> None:

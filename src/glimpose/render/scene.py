@@ -12,6 +12,8 @@ from glimpose.render.mesh import Mesh
 
 logger = logging.getLogger(__name__)
 
+NEAR_M, FAR_M = 0.01, 20.0
+"""What is drawn, unless told otherwise, lies between."""
 MAX_INSTANCES = 255
 """Instance maps are uint8, and 0 is the background."""
 
@@ -51,8 +53,8 @@ class Renderer(Protocol):
         K: Float[np.ndarray, "3 3"],
         height: int,
         width: int,
-        near_m: float = 0.01,
-        far_m: float = 20.0,
+        near_m: float = NEAR_M,
+        far_m: float = FAR_M,
         with_xyz: bool = True,
     ) -> Buffers:
         """Draw with mutual occlusion what lies between the near and far planes.
@@ -63,13 +65,7 @@ class Renderer(Protocol):
         ...
 
     def silhouettes(
-        self,
-        instances: Sequence[Instance],
-        K: Float[np.ndarray, "3 3"],
-        height: int,
-        width: int,
-        near_m: float = 0.01,
-        far_m: float = 20.0,
+        self, instances: Sequence[Instance], K: Float[np.ndarray, "3 3"], height: int, width: int
     ) -> list[Bool[np.ndarray, "h w"]]:
         """Where each instance would be seen if nothing else were there: `render`'s mask of it alone, for less."""
         ...
