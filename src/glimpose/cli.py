@@ -113,7 +113,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument(
         "--free", action="store_true", help="don't move poses so that objects stand together, though it's known how"
     )
-    predict.add_argument("--instances", type=int, help="most instances of one object in an image (default: no limit)")
+    predict.add_argument(
+        "--instances",
+        type=int,
+        help="most instances of one object in an image (default: no limit); with --search or --refine, objects of "
+        "which fewer are found are looked for all over what the others stand on",
+    )
     predict.add_argument("--correspondences", choices=("keypoints", "coordinates"), help="what poses are solved from")
     predict.add_argument("--device", default="cpu", help="cpu or cuda (default: %(default)s)")
     predict.set_defaults(run=run_predict)
