@@ -7,6 +7,7 @@ from trimesh.convex import convex_hull
 
 from glimpose.data.sensor import SensorConfig
 from glimpose.objects import synthesis
+from glimpose.objects.dataset import LabelledPhotographs
 from glimpose.objects.synthesis import SceneSampler, SynthesisConfig, _orientation, _Prop, only_visible_in
 from glimpose.render.mesh import box_mesh
 
@@ -113,3 +114,10 @@ def test_what_is_left_out_of_a_scene_is_not_in_the_picture(sampler, maker, parts
         whole = renderer.render(scene.instances, shifted, 96, 96)
         part = renderer.render(only_visible_in(scene, shifted, 96, 96).instances, shifted, 96, 96)
         np.testing.assert_array_equal(whole.depth, part.depth)
+
+
+def test_photographs_to_keep_are_drawn_of_simplified_meshes(parts):
+    """As those to train on are: what isn't drawn takes no time."""
+    photographs = LabelledPhotographs(parts.objects, parts.meshes, replace(parts.synthesis, mesh_faces=8), seed=0)
+    assert all(len(mesh.faces) > 8 for mesh in parts.meshes)
+    assert all(len(prop.mesh.faces) <= 8 for prop in photographs.sampler.objects)

@@ -24,7 +24,7 @@ from glimpose.objects.search import PoseSearch
 from glimpose.objects.standing import Stand, Standing
 from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.train import ObjectsConfig, load_objects
-from glimpose.render.mesh import Mesh, simplify
+from glimpose.render.mesh import Mesh
 from glimpose.training.checkpoint import load_checkpoint, save_tensors
 
 logger = logging.getLogger(__name__)
@@ -74,9 +74,7 @@ def synthesised(
     config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh], seed: int
 ) -> LabelledPhotographs:
     """Photographs with known poses, as hard as training's hardest."""
-    faces = config.synthesis.mesh_faces
-    simple = [simplify(mesh, faces) if faces else mesh for mesh in meshes]
-    return LabelledPhotographs(objects, simple, config.synthesis, seed)
+    return LabelledPhotographs(objects, meshes, config.synthesis, seed)
 
 
 def judge(

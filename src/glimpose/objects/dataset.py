@@ -46,7 +46,7 @@ class LabelledPhotographs(Dataset[LabelledPhotograph]):
         renderer: Literal["auto", "gl", "raster"] = "auto",
     ) -> None:
         self.objects = list(objects)
-        self.sampler = SceneSampler(meshes, synthesis)
+        self.sampler = SceneSampler(synthesis.simplified(meshes), synthesis)
         self.seed = seed
         self.renderer_kind = renderer
         self._photographer: Photographer | None = None

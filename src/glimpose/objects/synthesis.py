@@ -14,7 +14,7 @@ from trimesh.poses import compute_stable_poses
 
 from glimpose.data.backgrounds import Backgrounds
 from glimpose.data.sensor import SensorConfig, composite, occlude, simulate_sensor
-from glimpose.render.mesh import Mesh, box_mesh, cylinder_mesh, sphere_mesh
+from glimpose.render.mesh import Mesh, box_mesh, cylinder_mesh, simplify, sphere_mesh
 from glimpose.render.scene import Buffers, Instance, Renderer
 from glimpose.render.shading import Light, Lighting, Material, shade
 
@@ -76,6 +76,10 @@ class SynthesisConfig:
             patch_probability=self.patch_probability * difficulty,
             sensor=self.sensor.eased(difficulty),
         )
+
+    def simplified(self, meshes: Sequence[Mesh]) -> list[Mesh]:
+        """CAD models as they are drawn."""
+        return [simplify(mesh, self.mesh_faces) if self.mesh_faces else mesh for mesh in meshes]
 
     @property
     def K(self) -> np.ndarray:

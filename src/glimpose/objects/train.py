@@ -11,7 +11,7 @@ from glimpose.objects.samples import SampleConfig
 from glimpose.objects.self_supervision import SelfSupervisionConfig
 from glimpose.objects.synthesis import SynthesisConfig
 from glimpose.objects.task import BatchConfig, CurriculumConfig, GlanceGazeTask, LambdaConfig
-from glimpose.render.mesh import Mesh, load_mesh, simplify
+from glimpose.render.mesh import Mesh, load_mesh
 from glimpose.training.loop import TrainingConfig, fit
 
 
@@ -66,10 +66,9 @@ def load_objects(data: DataConfig, num_keypoints: int) -> tuple[list[ObjectModel
 
 def build_task(config: ObjectsConfig, objects: Sequence[ObjectModel], meshes: Sequence[Mesh]) -> GlanceGazeTask:
     """Assemble the task."""
-    faces = config.synthesis.mesh_faces
     task = GlanceGazeTask(
         objects,
-        [simplify(mesh, faces) if faces else mesh for mesh in meshes],
+        config.synthesis.simplified(meshes),
         config.network,
         config.synthesis,
         config.samples,
