@@ -165,7 +165,7 @@ def test_a_camera_with_skew_has_no_camera_json(tmp_path: Path) -> None:
 def test_scene_cameras_are_told_apart(tmp_path: Path) -> None:
     path = dump(tmp_path / "scene_camera.json", {"1": {"cam_K": K}, "2": {"cam_K": [400.0, *K[1:]]}})
     assert read_camera(path, 1).K[0, 0] == 500
-    assert read_camera(path, 2).K[0, 0] == 400
+    assert read_camera(str(path), 2).K[0, 0] == 400  # as in the README
     with pytest.raises(ValueError, match="no entry for image 3; it has images 1, 2"):
         read_camera(path, 3)
     with pytest.raises(ValueError, match="different cameras for its 2 images"):

@@ -43,12 +43,12 @@ class Camera:
             )
 
 
-def read_camera(path: Path, im_id: int | None = None) -> Camera:
+def read_camera(path: Path | str, im_id: int | None = None) -> Camera:
     """Read BOP's camera.json, or one image's entry of a scene_camera.json.
 
     Without an im_id a scene_camera.json will do if all its images have the same K.
     """
-    content = mapping(read_json(path), path)
+    content = mapping(read_json(Path(path)), path)
     if "fx" in content:
         fx, fy, cx, cy = (number(content, key, path) for key in ("fx", "fy", "cx", "cy"))
         width, height = (int(number(content, key, path)) if key in content else None for key in ("width", "height"))

@@ -15,7 +15,7 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp")
 _ENDINGS = {b"\x89PNG": (b"IEND", b"IHDR"), b"\xff\xd8": (b"\xff\xd9", b"\xff\xda")}
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path | str) -> np.ndarray:
     """Read an image as H×W×3 uint8 RGB; grey ones get three equal channels.
 
     Pixels are as stored: a rotation in the file's EXIF data is ignored, for a camera's K doesn't know of it.
@@ -80,7 +80,7 @@ def write_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _decode(path: Path, flags: int) -> np.ndarray:
+def _decode(path: Path | str, flags: int) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except (FileNotFoundError, IsADirectoryError):

@@ -117,7 +117,7 @@ class PoseEstimator:
     @classmethod
     def from_checkpoint(
         cls,
-        path: Path,
+        path: Path | str,
         config: EstimatorConfig | None = None,
         device: str = "cpu",
         confidence: Confidence | None = None,

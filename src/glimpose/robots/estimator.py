@@ -240,7 +240,9 @@ class RobotEstimator:
         self._looks_twice = self.config.mirror and isinstance(network, LedFcn) and model.robot.is_symmetric
 
     @classmethod
-    def from_checkpoint(cls, path: Path, config: DecodeConfig | None = None, device: str = "cpu") -> "RobotEstimator":
+    def from_checkpoint(
+        cls, path: Path | str, config: DecodeConfig | None = None, device: str = "cpu"
+    ) -> "RobotEstimator":
         """Load what `glimpose train` wrote; nothing is unpickled."""
         checkpoint = load_checkpoint(path)
         if checkpoint.metadata.get("kind") != "robots" or "model" not in checkpoint.metadata:

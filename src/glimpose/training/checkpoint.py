@@ -48,7 +48,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         partial.unlink(missing_ok=True)
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint; FileNotFoundError if there is none, ValueError if the file is damaged or something else."""
     path = Path(path)
     if not path.is_file():
