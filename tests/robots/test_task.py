@@ -8,7 +8,7 @@ from glimpose.data.led_h5 import open_recording
 from glimpose.nets.led_fcn import LedFcnConfig
 from glimpose.robots.augment import AugmentConfig
 from glimpose.robots.baselines import UpperBound
-from glimpose.robots.estimator import RobotModel
+from glimpose.robots.estimator import RobotEstimator, RobotModel
 from glimpose.robots.leds import Led, LedRobot
 from glimpose.robots.pretexts import LatentPose, WeightedBce
 from glimpose.robots.task import NEIGHBOURS, BatchConfig, LedBatches, RobotsTask
@@ -110,6 +110,19 @@ def test_labels_lie_where_the_robot_is_drawn(room):
         u, v = batch["uv"][i, 0].round().int().tolist()
         body = batch["image"][i, :, v - 1 : v + 2, u - 1 : u + 2].float().mean()
         assert batch["image"][i].float().mean() - body > 20 or body > 100  # dark, or one of its lights
+
+
+def test_training_and_prediction_show_the_network_the_same_picture(room):
+    task = task_of(room)
+    batch = task.batches.collate([3])
+    model = RobotModel(room.robot, NETWORK, LatentPose())
+    shown: list[torch.Tensor] = []
+    network = model.build()
+    network.register_forward_pre_hook(lambda module, inputs: shown.append(inputs[0]))
+    image = task.batches.recording.image(3)
+    RobotEstimator(network, model, None).sight(image)
+    torch.testing.assert_close(shown[0][0], batch["image"][0].float() / 255)
+    assert not np.array_equal(batch["image"][0].permute(1, 2, 0).numpy(), image)  # dim and bright places look alike
 
 
 def test_held_out_frames_are_not_trained_on(room):

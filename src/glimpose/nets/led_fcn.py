@@ -38,6 +38,8 @@ class LedFcnConfig:
 
     input_scale: float = 0.5
     """The finest level sees the photograph resized by this factor."""
+    clip_limit: float = 2.0
+    """Of the equalisation that makes dim and bright places look alike (`data.images.equalised`); 0 for none."""
     num_scales: int = 4
     ratio: float = 2**-0.5
     """Size of each level relative to the one before."""
@@ -46,8 +48,8 @@ class LedFcnConfig:
     def __post_init__(self) -> None:
         if len(self.channels) != len(KERNELS):
             raise ValueError(f"channels: got {len(self.channels)} numbers, expected {len(KERNELS)}, one per layer")
-        if not (0 < self.ratio < 1 and self.input_scale > 0 and self.num_scales >= 1):
-            raise ValueError("expected 0 < ratio < 1, input_scale > 0 and num_scales >= 1")
+        if not (0 < self.ratio < 1 and self.input_scale > 0 and self.num_scales >= 1 and self.clip_limit >= 0):
+            raise ValueError("expected 0 < ratio < 1, input_scale > 0, num_scales >= 1 and clip_limit >= 0")
 
 
 @dataclass(frozen=True)

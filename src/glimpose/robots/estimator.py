@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from glimpose.config import from_dict
+from glimpose.data.images import equalised
 from glimpose.data.led_h5 import RobotCamera
 from glimpose.nets.led_fcn import LedFcn, LedFcnConfig, mean_direction
 from glimpose.robots.baselines import AnyPretext
@@ -266,7 +267,7 @@ class RobotEstimator:
     @torch.inference_mode()
     def sight(self, image: np.ndarray) -> list[Sighting]:
         """Find robots in a photograph, H×W×3 uint8 RGB, in pixels of the network's input."""
-        small = input_image(image, self.model.network.input_scale)
+        small = equalised(input_image(image, self.model.network.input_scale), self.model.network.clip_limit)
         pictures = [small, small[:, ::-1]] if self._looks_twice else [small]
         device = next(self.network.parameters()).device
         batch = torch.from_numpy(np.stack(pictures)).to(device).permute(0, 3, 1, 2).float() / 255

@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from glimpose.config import to_dict
 from glimpose.data.backgrounds import Backgrounds
+from glimpose.data.images import equalised
 from glimpose.data.led_h5 import Recording
 from glimpose.metrics.robot_errors import bearing_error_rad, pixel_error_px
 from glimpose.robots.augment import AugmentConfig, Change, draw_motion, zoomed
@@ -77,7 +78,7 @@ class LedBatches(Dataset[Batch]):
             )
         self.recording = recording
         self.frames = np.array(frames)
-        self.scale = model.network.input_scale
+        self.scale, self.clip_limit = model.network.input_scale, model.network.clip_limit
         self.focal_px = float(recording.width) if recording.camera is None else focal_px(recording.camera)
         self.mirrored = model.robot.mirrored if augmentation.flip_prob else ()
         self.augmentation = augmentation
@@ -151,7 +152,7 @@ class LedBatches(Dataset[Batch]):
                 image, labels = resize(frame.image, labels, self.scale)
             else:
                 image, labels = change(frame.image, labels, self.mirrored, self.scale)
-            images.append(image)
+            images.append(equalised(image, self.clip_limit))
             columns.append((labels.led_on, labels.uv_px, labels.log_range, labels.bearing_rad, labels.is_visible))
         names = ("led_on", "uv", "log_range", "bearing_rad", "is_visible")
         batch = {
