@@ -483,7 +483,9 @@ class Knowing(PoseEstimator):
         self.search = SimpleNamespace(  # type: ignore[assignment]
             pull_all=lambda *_, by_edges: nothing, move=lambda _, cam_T_obj, __, by_edges: cam_T_obj
         )
-        self.sight = SimpleNamespace(gaze=self.gaze)  # type: ignore[assignment]
+        self.sight = SimpleNamespace(  # type: ignore[assignment]
+            gaze=self.gaze, promising=lambda _, __, detections, ___: detections
+        )
 
     def gaze(self, _: np.ndarray, K: np.ndarray, detections: list[Detection]) -> list[Look]:
         """Two dimensions are enough: where it looks."""

@@ -82,6 +82,8 @@ class EstimatorConfig:
     for all over the support, and twice as many are looked at around (docs/lab-book.md, 83). With 0 nothing is."""
     sweep_step: float = 0.35
     """From one such place to the next, in crop sides."""
+    glimpsed: float = 0.03
+    """What the glance finds less likely to show an object isn't looked at for it; with 0 every place is."""
 
     def __post_init__(self) -> None:
         if self.looks_around < 0 or self.looks_around % 2:
@@ -218,7 +220,7 @@ class PoseEstimator:
                 height_px, width_px = image.shape[:2]
                 there = sweep(support, self.standings[index], K, (height_px, width_px), side_m, within_m, step)
                 detections = [Detection(index, center_px, depth_m, 0.0) for center_px, depth_m in there]
-                found += self._found(image, K, detections)
+                found += self._found(image, K, self.sight.promising(image, K, detections, config.glimpsed))
         return found
 
     def _num_believed(self, poses: Sequence[PoseEstimate]) -> Counter[int]:

@@ -1,5 +1,6 @@
 """What two networks see of photographs: objects in the whole of one, and each of them close up."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,6 +78,32 @@ class Sight:
         maps, _ = self._glance_maps(image)
         return maps["class_logits"].softmax(1)[0].cpu().numpy()
 
+    @torch.inference_mode()
+    def promising(
+        self, image: np.ndarray, K: np.ndarray, detections: Sequence[Detection], min_probability: float
+    ) -> list[Detection]:
+        """Those of some detections in whose middle half the glance gives a cell or more that probability to show them.
+
+        It knows more of classes than of centres: an object that is hardly seen may be likely without being detected.
+        """
+        maps, out_A_img = self._glance_maps(image, camera_roll_rad(K))
+        prob = maps["class_logits"].softmax(1)[0, 1:].cpu().numpy()
+        scale = math.sqrt(abs(np.linalg.det(out_A_img[:2, :2])))
+        kept = []
+        for detection in detections:
+            center = (out_A_img @ np.array([*detection.center_px, 1.0]))[:2] / STRIDE
+            reach = scale * self._side_px(detection, K) / 4 / STRIDE
+            left, top = np.maximum(center - reach, 0).astype(int)
+            right, bottom = np.maximum(center + reach + 1, 0).astype(int)
+            if prob[detection.object_index, top:bottom, left:right].max(initial=0.0) >= min_probability:
+                kept.append(detection)
+        return kept
+
+    def _side_px(self, detection: Detection, K: np.ndarray) -> float:
+        """Return what the gaze sees of a detection, in the photograph's pixels."""
+        side_m = self.objects[detection.object_index].diameter_m * self.model.config.crop_pad
+        return side_m * focal_px(K) / detection.depth_m
+
     def _glance_maps(self, image: np.ndarray, roll_rad: float = 0.0) -> tuple[dict[str, Tensor], np.ndarray]:
         """Maps of the whole photograph, turned back by a roll, and out_A_img of the picture that the network sees."""
         rows, columns = image.shape[:2]
@@ -94,11 +121,9 @@ class Sight:
         config = self.model.config
         models = [self.objects[detection.object_index] for detection in detections]
         crops, cameras = [], []
-        for model, detection in zip(models, detections, strict=True):
-            side_px = model.diameter_m * config.crop_pad * focal_px(K) / detection.depth_m
-            out_A_img = crop_matrix(
-                detection.center_px, side_px, config.crop_px, detection.turn_rad - camera_roll_rad(K)
-            )
+        for detection in detections:
+            turn_rad = detection.turn_rad - camera_roll_rad(K)
+            out_A_img = crop_matrix(detection.center_px, self._side_px(detection, K), config.crop_px, turn_rad)
             crops.append(warp(image, out_A_img, config.crop_px, config.crop_px))
             cameras.append(out_A_img @ K)
         object_index = torch.tensor([d.object_index for d in detections], device=self.device)
