@@ -265,6 +265,6 @@ def test_the_other_robot_is_in_view_mostly_but_not_always():
 
 
 def test_configs_of_all_places_are_complete():
-    for name in ("place-a", "place-b", "small-a", "small-b"):
+    for name in ("place-a", "place-b", "place-c", "small-a", "small-b"):
         _, robot = load_simulation(CONFIGS / f"{name}.toml")
         assert robot == ROBOT

@@ -38,7 +38,7 @@ class LedFcnConfig:
 
     input_scale: float = 0.5
     """The finest level sees the photograph resized by this factor."""
-    clip_limit: float = 2.0
+    clip_limit: float = 3.0
     """Of the equalisation that makes dim and bright places look alike (`data.images.equalised`); 0 for none."""
     num_scales: int = 4
     ratio: float = 2**-0.5
