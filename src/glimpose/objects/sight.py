@@ -1,6 +1,5 @@
 """What two networks see of photographs: objects in the whole of one, and each of them close up."""
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -88,11 +87,10 @@ class Sight:
         """
         maps, out_A_img = self._glance_maps(image, camera_roll_rad(K))
         prob = maps["class_logits"].softmax(1)[0, 1:].cpu().numpy()
-        scale = math.sqrt(abs(np.linalg.det(out_A_img[:2, :2])))
         kept = []
         for detection in detections:
             center = (out_A_img @ np.array([*detection.center_px, 1.0]))[:2] / STRIDE
-            reach = scale * self._side_px(detection, K) / 4 / STRIDE
+            reach = self._side_px(detection, out_A_img @ K) / 4 / STRIDE
             left, top = np.maximum(center - reach, 0).astype(int)
             right, bottom = np.maximum(center + reach + 1, 0).astype(int)
             if prob[detection.object_index, top:bottom, left:right].max(initial=0.0) >= min_probability:
@@ -100,7 +98,7 @@ class Sight:
         return kept
 
     def _side_px(self, detection: Detection, K: np.ndarray) -> float:
-        """Return what the gaze sees of a detection, in the photograph's pixels."""
+        """Side of what the gaze sees of a detection, in pixels of the picture that a camera with that ``K`` takes."""
         side_m = self.objects[detection.object_index].diameter_m * self.model.config.crop_pad
         return side_m * focal_px(K) / detection.depth_m
 
