@@ -15,8 +15,6 @@ from glimpose.geometry.se3 import (
     make_transform,
     random_rotations,
     rotation_angle_rad,
-    rotation_from_6d,
-    rotation_to_6d,
     se3_exp,
     so3_exp,
     so3_log,
@@ -111,22 +109,6 @@ def test_adjoint_moves_a_twist_to_another_frame(batch: tuple[int, ...]) -> None:
     torch.testing.assert_close(se3_exp(moved), T @ se3_exp(xi) @ invert(T))
 
 
-@pytest.mark.parametrize("batch", BATCHES)
-def test_rotation_from_6d_is_a_rotation_and_keeps_rotations(batch: tuple[int, ...]) -> None:
-    R = rotation_from_6d(randn(*batch, 6))
-    torch.testing.assert_close(R @ R.mT, torch.eye(3, dtype=torch.float64).expand_as(R))
-    torch.testing.assert_close(torch.linalg.det(R), torch.ones(batch, dtype=torch.float64))
-    torch.testing.assert_close(rotation_from_6d(rotation_to_6d(R)), R)
-
-
-def test_rotation_from_6d_ignores_scale_and_what_the_second_shares_with_the_first() -> None:
-    first, second = randn(5, 6).split(3, -1)
-    torch.testing.assert_close(
-        rotation_from_6d(torch.cat([2 * first, 3 * second - first], -1)),
-        rotation_from_6d(torch.cat([first, second], -1)),
-    )
-
-
 def test_random_rotations_are_uniform_and_follow_the_generator() -> None:
     R = random_rotations(4000, torch.Generator().manual_seed(0))
     torch.testing.assert_close(R @ R.mT, torch.eye(3).expand_as(R), rtol=0, atol=1e-5)
@@ -160,8 +142,7 @@ def test_so3_log_has_exact_gradients(angle_rad: float) -> None:
     torch.testing.assert_close(jacobian, torch.eye(3, dtype=torch.float64).expand_as(jacobian))
 
 
-def test_6d_and_angle_have_exact_gradients() -> None:
-    assert gradcheck(rotation_from_6d, randn(3, 6).requires_grad_())
+def test_angle_has_exact_gradients() -> None:
     R_a, R_b = so3_exp(randn(3, 3)).requires_grad_(), so3_exp(randn(3, 3, seed=1)).requires_grad_()
     assert gradcheck(rotation_angle_rad, (R_a, R_b))
 

@@ -109,13 +109,13 @@ def test_augmentation_is_a_function_of_its_generator():
 
 def test_clutter_hides_little():
     image = np.full((90, 160, 3), 100, np.uint8)
-    config = AugmentConfig(clutter=(4, 4), blackout_prob=0.0, sensor_prob=0.0)
+    config = AugmentConfig(clutter=(4, 4), blackout_prob=0.0, tone_prob=0.0, sensor_prob=0.0)
     changed = [(recolor(image, config, np.random.default_rng(seed)) != 100).any(2).mean() for seed in range(20)]
     assert min(changed) > 0.002
     assert max(changed) < 0.3
 
 
-STILL = {"clutter": (0, 0), "blackout_prob": 0.0, "sensor_prob": 0.0}
+STILL = {"clutter": (0, 0), "blackout_prob": 0.0, "tone_prob": 0.0, "sensor_prob": 0.0}
 
 
 def test_an_overlay_is_as_opaque_as_told():
@@ -137,6 +137,22 @@ def test_filters_change_colours_but_neither_means_nor_where_things_are():
         at = np.array(np.unravel_index(deviation.argmax(), deviation.shape))[::-1]
         assert np.abs(at - (50, 40)).max() < 10
         assert (changed != image).any()
+
+
+def test_tones_turn_dark_into_bright_but_leave_lights_and_colours():
+    image = np.full((60, 160, 3), 180, np.uint8)
+    image[10:50, 20:60] = 50  # a robot on a bright floor
+    image[20:40, 100:120] = (40, 60, 250)  # a light
+    image[29:31, 109:111] = 255  # whose middle is overexposed
+    config = AugmentConfig(**{**STILL, "tone_prob": 1.0})
+    changed = [recolor(image, config, np.random.default_rng(seed)).astype(int) for seed in range(60)]
+    contrast = np.array([one[30, 40].sum() - one[5, 5].sum() for one in changed])
+    assert (contrast > 60).mean() > 0.2
+    assert (contrast < -60).mean() > 0.2
+    for one in changed:
+        assert np.abs(one[25:35, 105:115] - image[25:35, 105:115]).max() <= 2
+        assert np.ptp(one[5, 5]) <= 2  # what has no colour gets none
+        assert (one[15:45, 25:55] == one[30, 40]).all()  # a curve: equal stays equal
 
 
 @pytest.mark.parametrize("name", ["zoom", "clutter", "clutter_size", "overlay", "filter_share"])

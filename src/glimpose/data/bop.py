@@ -263,20 +263,12 @@ class BopDataset:
             yield from self.scene(scene_id).values()
 
     @property
-    def models_dir(self) -> Path:
-        """Folder of the CAD models to draw."""
-        return self._models("models", "models_eval")
-
-    @property
     def models_eval_dir(self) -> Path:
         """Folder of the CAD models that errors are measured on; BOP simplifies them for that."""
-        return self._models("models_eval", "models")
-
-    def _models(self, *names: str) -> Path:
-        for name in names:
-            if (self.root / name / "models_info.json").is_file():
-                return self.root / name
-        raise FileNotFoundError(f"{self.root}: no CAD models, expected {names[0]}/models_info.json")
+        for folder in (self.root / "models_eval", self.root / "models"):
+            if (folder / "models_info.json").is_file():
+                return folder
+        raise FileNotFoundError(f"{self.root}: no CAD models, expected models_eval/models_info.json")
 
 
 def _read_scene(scene_id: int, folder: Path) -> dict[int, Frame]:

@@ -88,22 +88,6 @@ def se3_exp(xi: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 4 4"]:
     return torch.linalg.matrix_exp(pad(torch.cat([hat(w), v[..., None]], -1), (0, 0, 0, 1)))
 
 
-def rotation_from_6d(x: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 3 3"]:
-    """Rotation from its first two columns, neither unit nor orthogonal yet (Zhou et al., CVPR 2019).
-
-    The two may not be zero or parallel.
-    """
-    first, second = x.split(3, -1)
-    first = normalize(first, dim=-1)
-    second = normalize(second - (first * second).sum(-1, keepdim=True) * first, dim=-1)
-    return torch.stack([first, second, torch.linalg.cross(first, second)], -1)
-
-
-def rotation_to_6d(R: Float[Tensor, "*b 3 3"]) -> Float[Tensor, "*b 6"]:
-    """First two columns of a rotation, one after the other."""
-    return R[..., :2].mT.flatten(-2)
-
-
 def random_rotations(n: int, generator: torch.Generator) -> Float[Tensor, "{n} 3 3"]:
     """Draw rotations uniformly, on the generator's device."""
     q = normalize(torch.randn(n, 4, generator=generator, device=generator.device), dim=-1)

@@ -33,6 +33,12 @@ def _other_places() -> SensorConfig:
 
 FILTER_SIDES = (1, 3, 3, 5)
 """Of random filters: mostly colours, or what is next to each other, too."""
+TONE_KNOTS = 5
+"""Of a random curve of lightness, evenly spaced from black to white."""
+VIVID = (25.0, 45.0)
+"""From which chroma on (CIELAB) lightness changes less, and from which not at all: LEDs stay lights."""
+CORE_PX = 5
+"""What is so near to vivid colours counts as one of them: a bright LED's middle is white."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,9 @@ class AugmentConfig:
     """A random filter changes colours and textures, but no shapes (Xu et al., arXiv 2007.13003)."""
     filter_share: Range = (0.0, 0.7)
     """How much of the filtered picture is mixed with the frame."""
+    tone_prob: float = 0.5
+    """A random curve changes the lightness of all but vivid colours: a robot on a dark floor is what one on a bright
+    floor is in a negative."""
     sensor_prob: float = 0.8
     sensor: SensorConfig = field(default_factory=_other_places)
 
@@ -77,7 +86,7 @@ class AugmentConfig:
         if difficulty == 1:
             return self
         clutter = round(self.clutter[0] * difficulty), round(self.clutter[1] * difficulty)
-        shares = {name: getattr(self, name) * difficulty for name in ("overlay_prob", "filter_prob")}
+        shares = {name: getattr(self, name) * difficulty for name in ("overlay_prob", "filter_prob", "tone_prob")}
         return replace(self, clutter=clutter, **shares, sensor=self.sensor.eased(difficulty))
 
 
@@ -158,6 +167,8 @@ def recolor(
         rgb += np.float32(rng.uniform(*config.overlay)) * (other - rgb)
     if rng.random() < config.filter_prob:
         rgb += np.float32(rng.uniform(*config.filter_share)) * (_filtered(rgb, rng) - rgb)
+    if rng.random() < config.tone_prob:
+        rgb = _toned(rgb, rng)
     if rng.random() < config.sensor_prob:
         return simulate_sensor(rgb, rng, config.sensor, native_scale=1.0)
     return np.rint(rgb * 255).astype(np.uint8)
@@ -200,3 +211,14 @@ def _filtered(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     found_mean, found_deviation = (np.ravel(values) for values in cv2.meanStdDev(filtered))
     gain = deviation / (found_deviation + 1e-3)
     return np.clip(filtered * gain + (mean - gain * found_mean), 0, 1).astype(np.float32)
+
+
+def _toned(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Give each lightness a random other one, which may turn dark into bright, but keep colours and what is vivid."""
+    lightness, a, b = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab))
+    knots = rng.uniform(0, 100, TONE_KNOTS)
+    curved = np.interp(lightness, np.linspace(0, 100, TONE_KNOTS), knots).astype(np.float32)
+    vivid = np.clip((np.hypot(a, b) - VIVID[0]) / (VIVID[1] - VIVID[0]), 0, 1)
+    vivid = cv2.blur(cv2.dilate(vivid, np.ones((CORE_PX, CORE_PX), np.uint8)), (3, 3))
+    toned = cv2.merge([curved + vivid * (lightness - curved), a, b])
+    return np.clip(cv2.cvtColor(toned, cv2.COLOR_Lab2RGB), 0, 1)
