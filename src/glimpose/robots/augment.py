@@ -31,8 +31,6 @@ def _other_places() -> SensorConfig:
     )
 
 
-FILTER_SIDES = (1, 3, 3, 5)
-"""Of random filters: mostly colours, or what is next to each other, too."""
 TONE_KNOTS = 5
 """Of a random curve of lightness, evenly spaced from black to white."""
 VIVID = (25.0, 45.0)
@@ -60,23 +58,15 @@ class AugmentConfig:
     clutter_size: Range = (0.05, 0.3)
     """Relative to the image's shorter side."""
     photographs: Path | None = None
-    """Folder of photographs of anything, for clutter and overlays; procedural textures when not given."""
-    overlay_prob: float = 0.0
-    """Another picture lies over the whole frame, half transparent (Hansen and Wang, arXiv 2011.13389)."""
-    overlay: Range = (0.1, 0.5)
-    """Its opacity."""
-    filter_prob: float = 0.0
-    """A random filter changes colours and textures, but no shapes (Xu et al., arXiv 2007.13003)."""
-    filter_share: Range = (0.0, 0.7)
-    """How much of the filtered picture is mixed with the frame."""
-    tone_prob: float = 0.5
+    """Folder of photographs of anything, for clutter; procedural textures when not given."""
+    tone_prob: float = 0.2
     """A random curve changes the lightness of all but vivid colours: a robot on a dark floor is what one on a bright
     floor is in a negative."""
     sensor_prob: float = 0.8
     sensor: SensorConfig = field(default_factory=_other_places)
 
     def __post_init__(self) -> None:
-        for name in ("zoom", "clutter", "clutter_size", "overlay", "filter_share"):
+        for name in ("zoom", "clutter", "clutter_size"):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} = {(low, high)}: expected the lower bound first")
@@ -86,8 +76,8 @@ class AugmentConfig:
         if difficulty == 1:
             return self
         clutter = round(self.clutter[0] * difficulty), round(self.clutter[1] * difficulty)
-        shares = {name: getattr(self, name) * difficulty for name in ("overlay_prob", "filter_prob", "tone_prob")}
-        return replace(self, clutter=clutter, **shares, sensor=self.sensor.eased(difficulty))
+        tone_prob = self.tone_prob * difficulty
+        return replace(self, clutter=clutter, tone_prob=tone_prob, sensor=self.sensor.eased(difficulty))
 
 
 @dataclass(frozen=True)
@@ -162,11 +152,6 @@ def recolor(
     if rng.random() < config.blackout_prob:
         image = _black_out(image, rng)
     rgb, _ = occlude(image.astype(np.float32) / 255, rng, texture, config.clutter, config.clutter_size)
-    if rng.random() < config.overlay_prob:
-        other = texture(rng, *rgb.shape[:2]).astype(np.float32) / 255
-        rgb += np.float32(rng.uniform(*config.overlay)) * (other - rgb)
-    if rng.random() < config.filter_prob:
-        rgb += np.float32(rng.uniform(*config.filter_share)) * (_filtered(rgb, rng) - rgb)
     if rng.random() < config.tone_prob:
         rgb = _toned(rgb, rng)
     if rng.random() < config.sensor_prob:
@@ -200,17 +185,6 @@ def _black_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     patch = image.copy()
     patch[int(top) :, int(left) : int(right)] = rng.integers(0, 40, 3)
     return patch
-
-
-def _filtered(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Filter with random weights from all channels to each, which keep their means and deviations."""
-    side = int(rng.choice(FILTER_SIDES))
-    kernels = rng.standard_normal((3, 3, side, side), dtype=np.float32)
-    filtered = np.stack([np.sum([cv2.filter2D(rgb[..., j], -1, row[j]) for j in range(3)], 0) for row in kernels], -1)
-    mean, deviation = (np.ravel(values) for values in cv2.meanStdDev(rgb))
-    found_mean, found_deviation = (np.ravel(values) for values in cv2.meanStdDev(filtered))
-    gain = deviation / (found_deviation + 1e-3)
-    return np.clip(filtered * gain + (mean - gain * found_mean), 0, 1).astype(np.float32)
 
 
 def _toned(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:

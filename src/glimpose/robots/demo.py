@@ -10,6 +10,7 @@ import numpy as np
 from glimpose.data.files import write_image
 from glimpose.data.led_h5 import Recording, open_recording
 from glimpose.nets.led_fcn import LedFcnConfig
+from glimpose.robots.augment import AugmentConfig
 from glimpose.robots.calibrate import calibrate
 from glimpose.robots.drive import DriveConfig
 from glimpose.robots.estimator import RobotEstimator
@@ -107,7 +108,9 @@ def demo_config(recording: Path, steps: int, seed: int) -> RobotsConfig:
             num_workers=1,
         ),
         batch=BatchConfig(frames=32, views=8, start_steps=steps // 3),
-        network=LedFcnConfig(input_scale=0.25, num_scales=3, clip_limit=0.0),  # one room, one light
+        # One room under one light: neither is there anything to even out, nor another floor to expect.
+        network=LedFcnConfig(input_scale=0.25, num_scales=3, clip_limit=0.0),
+        augmentation=AugmentConfig(tone_prob=0.0),
     )
 
 
