@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from glimpose.data.led_h5 import RobotState
-from glimpose.robots.augment import AugmentConfig, Motion, draw_motion, move, recolor, zoomed
+from glimpose.robots.augment import AugmentConfig, Motion, darkened, draw_motion, move, recolor, zoomed
 from glimpose.robots.labels import MIN_VISIBLE_PX, Labels, input_image, is_seen, labels_of, resize
 
 MIRRORED = (0, 1, 3, 2)
@@ -132,6 +132,17 @@ def test_tones_turn_dark_into_bright_but_leave_lights_and_colours():
         assert np.abs(one[25:35, 105:115] - image[25:35, 105:115]).max() <= 2
         assert np.ptp(one[5, 5]) <= 2  # what has no colour gets none
         assert (one[15:45, 25:55] == one[30, 40]).all()  # a curve: equal stays equal
+
+
+def test_lights_are_painted_over_with_what_is_around_them():
+    image = np.full((60, 160, 3), 180, np.uint8)
+    image[10:50, 20:60] = 50  # a robot on a bright floor
+    image[25:31, 36:42] = (40, 60, 250)  # its light
+    image[27:29, 38:40] = 255  # whose middle is overexposed
+    dark = darkened(image).astype(int)
+    assert np.abs(dark[15:45, 25:55] - 50).max() <= 2
+    assert np.abs(dark[:, 70:] - 180).max() <= 2
+    assert np.abs(dark[12:48, 22:58] - 50).max() <= 2  # nor is anything else changed
 
 
 @pytest.mark.parametrize("name", ["zoom", "clutter", "clutter_size"])

@@ -53,6 +53,7 @@ def batch_of(num: int = 2, targets: int = 1, **changes) -> dict[str, torch.Tenso
         "is_visible": torch.ones(num, targets),
         "frame": torch.arange(num),
         "view_A": torch.zeros(0, 3, 3),
+        "twin": torch.zeros(0, 2, dtype=torch.long),
     }
     return batch | changes
 

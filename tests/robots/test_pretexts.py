@@ -16,6 +16,7 @@ from glimpose.robots.pretexts import (
     latent_pose,
     log_led_likelihood,
     log_pose_prob,
+    twin_divergence,
     unusual_doubt,
     weighted_bce,
     zoom_error,
@@ -288,11 +289,12 @@ def test_training_starts_with_the_published_loss_and_leaves_no_weight_without_a_
     pretext = LatentPose(num_bins=BINS)
     model = pretext.build(LedFcnConfig(num_scales=2, channels=(4,) * 7), ROBOT)
     led_on = random_states(4).float()
-    batch = {"led_on": led_on, "is_there": there(led_on).float(), "view_A": torch.zeros(0, 3, 3)}
+    no_twin = torch.zeros(0, 2, dtype=torch.long)
+    batch = {"led_on": led_on, "is_there": there(led_on).float(), "view_A": torch.zeros(0, 3, 3), "twin": no_twin}
     maps = model(torch.rand(2, 3, 40, 56))
     terms = pretext.terms(maps, {**batch, "started": torch.tensor(0.5)})
     torch.testing.assert_close(terms["led"], K * weighted_bce(maps, led_on, batch["is_there"]))
-    assert terms["zoom"].abs().max() == terms["doubt"].abs().max() == 0
+    assert all(terms[name].abs().max() == 0 for name in ("zoom", "doubt", "twin"))
     sum(term.sum() for term in terms.values()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     torch.testing.assert_close(
@@ -353,6 +355,28 @@ def test_zoom_error_leaves_positions_alone_and_counts_where_the_robot_is():
     assert counted[(GRID.uv - middle).norm(dim=1) > 25].max() < 1e-3 * counted.max()
 
 
+def test_twins_that_agree_do_not_diverge_and_only_the_dark_one_learns():
+    maps = FIXED | random_maps(6, batch=3)
+    for name in ("position", "bearing"):
+        maps[name][2] = maps[name][0]
+        maps[name].requires_grad_()
+    twin = torch.tensor([[0, 2], [1, 0]])
+    divergence = twin_divergence(maps, twin)
+    log_pose, log_nothing = (value.detach() for value in log_pose_prob(maps))
+    by_hand = (log_pose[1].exp() * (log_pose[1] - log_pose[0])).sum()
+    by_hand += log_nothing[1].exp() * (log_nothing[1] - log_nothing[0])
+    torch.testing.assert_close(divergence.detach(), torch.stack([by_hand, 0 * by_hand, 0 * by_hand]))
+    assert by_hand > 0.1
+    divergence.sum().backward()
+    assert (maps["position"].grad[1] == 0).all()
+    assert maps["position"].grad[0].abs().max() > 1e-3
+    assert maps["bearing"].grad[2].abs().max() < 1e-9
+
+
+def test_without_twins_nothing_diverges():
+    assert twin_divergence(FIXED | random_maps(4), torch.zeros(0, 2, dtype=torch.long)).tolist() == [0.0, 0.0]
+
+
 def test_without_second_views_there_is_no_zoom_error():
     maps = FIXED | random_maps(4)
     assert zoom_error(maps, torch.zeros(0, 3, 3)).tolist() == [0.0, 0.0]
@@ -372,6 +396,7 @@ def test_pretexts_share_an_interface_and_every_weight_learns(pretext):
         "led_on": led_on,
         "is_there": there(led_on).float(),
         "view_A": torch.diag(torch.tensor([1.2, 1.2, 1]))[None],
+        "twin": torch.tensor([[0, 1]]),
     }
     terms = pretext.terms(model(torch.rand(2, 3, HEIGHT, WIDTH)), batch)
     assert all(term.shape == (2,) for term in terms.values())

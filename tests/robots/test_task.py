@@ -66,7 +66,7 @@ def test_training_starts_with_what_glows_in_plain_pictures(room, num_processes):
     start.loader(0, 8, 0, num_processes)
     batches = [start.batches[i * num_processes] for i in range(6)]
     assert [float(batch.get("started", 1)) for batch in batches] == [0, 0.25, 0.5, 0.75, 1, 1]
-    same = task_of(room, augmentation=replace(whole, clutter=(0, 0)), views=0).batches[0]
+    same = task_of(room, augmentation=replace(whole, clutter=(0, 0), tone_prob=0.0), views=0).batches[0]
     assert torch.equal(batches[0]["image"], same["image"])
     assert torch.equal(batches[4]["image"], later.batches[4 * num_processes]["image"])
     assert "started" not in later.batches[0]
@@ -101,6 +101,26 @@ def test_second_views_show_their_frame_where_the_matrix_says(room):
         zoom = torch.linalg.det(view_A[:2, :2]).abs().sqrt()
         expected = batch["log_range"][i, 0] - zoom.log()
         torch.testing.assert_close(batch["log_range"][16 + i, 0], expected, equal_nan=True)
+
+
+def test_twins_show_the_same_frames_at_the_same_places_and_tell_no_leds(room):
+    batch = task_of(room, augmentation=AugmentConfig(**UNCHANGED), views=2, twins=4).batches[2]
+    assert batch["twin"].tolist() == [[0, 16], [1, 17], [2, 18], [3, 19]]
+    lit, dark = batch["twin"].T
+    assert torch.equal(batch["frame"][dark], batch["frame"][lit])
+    torch.testing.assert_close(batch["uv"][dark], batch["uv"][lit], equal_nan=True)
+    assert (batch["is_there"][dark] == 0).all()
+    assert batch["is_there"][lit].sum() > 0
+    assert torch.equal(batch["frame"][20:], batch["frame"][:2])  # second views come after them
+    assert len(batch["view_A"]) == 2
+    lit_vivid, dark_vivid = (np.ptp(batch["image"][rows].numpy(), 1).max((1, 2)) for rows in (lit, dark))
+    assert (dark_vivid < 0.6 * lit_vivid).any()
+    assert (dark_vivid <= lit_vivid + 10).all()
+
+
+def test_there_are_no_twins_before_training_has_started(room):
+    batches = task_of(room, twins=4, start_steps=2).batches
+    assert [len(batches[i]["twin"]) for i in range(4)] == [0, 0, 4, 4]
 
 
 def test_labels_lie_where_the_robot_is_drawn(room):

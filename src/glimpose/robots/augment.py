@@ -37,6 +37,8 @@ VIVID = (25.0, 45.0)
 """From which chroma on (CIELAB) lightness changes less, and from which not at all: LEDs stay lights."""
 CORE_PX = 5
 """What is so near to vivid colours counts as one of them: a bright LED's middle is white."""
+LIT_PX = 11
+"""Across what an LED may light up: what is around tells what it would look like switched off."""
 
 
 @dataclass(frozen=True)
@@ -169,13 +171,29 @@ class Change:
     """Of what is random about light and camera; frames of one seed are changed alike."""
     texture: Texture = procedural_texture
     """Of what is laid over it."""
+    is_dark: bool = False
+    """Whether LEDs are painted over."""
 
     def __call__(
         self, image: np.ndarray, labels: Labels, mirrored: Sequence[int], scale: float
     ) -> tuple[np.ndarray, Labels]:
         """Change a frame and its labels."""
         image, labels = move(image, labels, mirrored, self.motion, scale)
+        if self.is_dark:
+            image = darkened(image)
         return recolor(image, self.config, np.random.default_rng(self.seed), self.texture), labels
+
+
+def darkened(image: np.ndarray) -> np.ndarray:
+    """Paint over what is vivid, such as LEDs that are on, with grey as dark as what is around it; H×W×3 uint8.
+
+    Of what shines in dark surroundings an opening leaves the surroundings' lightness; large things keep theirs.
+    """
+    lightness, a, b = cv2.split(cv2.cvtColor(image.astype(np.float32) / 255, cv2.COLOR_RGB2Lab))
+    vivid = _vividness(a, b)
+    around = cv2.morphologyEx(lightness, cv2.MORPH_OPEN, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (LIT_PX, LIT_PX)))
+    painted = cv2.merge([lightness + vivid * (cv2.blur(around, (3, 3)) - lightness), a * (1 - vivid), b * (1 - vivid)])
+    return np.rint(np.clip(cv2.cvtColor(painted, cv2.COLOR_Lab2RGB), 0, 1) * 255).astype(np.uint8)
 
 
 def _black_out(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -192,7 +210,11 @@ def _toned(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     lightness, a, b = cv2.split(cv2.cvtColor(rgb, cv2.COLOR_RGB2Lab))
     knots = rng.uniform(0, 100, TONE_KNOTS)
     curved = np.interp(lightness, np.linspace(0, 100, TONE_KNOTS), knots).astype(np.float32)
-    vividness = np.clip((np.hypot(a, b) - VIVID[0]) / (VIVID[1] - VIVID[0]), 0, 1)
-    vivid = cv2.blur(cv2.dilate(vividness, np.ones((CORE_PX, CORE_PX), np.uint8)), (3, 3))
-    toned = cv2.merge([curved + vivid * (lightness - curved), a, b])
+    toned = cv2.merge([curved + _vividness(a, b) * (lightness - curved), a, b])
     return np.clip(cv2.cvtColor(toned, cv2.COLOR_Lab2RGB), 0, 1)
+
+
+def _vividness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Tell how vivid the surroundings of each pixel are, 0 to 1, from CIELAB's colours."""
+    vivid = np.clip((np.hypot(a, b) - VIVID[0]) / (VIVID[1] - VIVID[0]), 0, 1)
+    return cv2.blur(cv2.dilate(vivid, np.ones((CORE_PX, CORE_PX), np.uint8)), (3, 3))

@@ -146,6 +146,19 @@ def zoom_error(maps: Maps, view_A: Tensor) -> Tensor:
     return error.index_copy(0, torch.arange(num_views, device=error.device), disagreement / log_zoom[:, 0].square())
 
 
+def twin_divergence(maps: Maps, twin: Tensor) -> Tensor:
+    """How far poses of dark twins diverge from those of the frames they are twins of: b, 0 for what is no twin.
+
+    Kullback-Leibler divergence over all cells and bearings, and of there being no robot. ``twin`` is m×2, the rows of a
+    frame and of its twin; the frame, in which LEDs are seen, is taken as given.
+    """
+    log_pose, log_nothing = log_pose_prob(maps)
+    log_prob = torch.cat([log_pose.flatten(1), log_nothing[:, None]], 1)
+    given, dark = log_prob[twin[:, 0]].detach(), log_prob[twin[:, 1]]
+    divergence = (given.exp() * (given - dark)).sum(-1)
+    return torch.zeros_like(log_nothing).index_copy(0, twin[:, 1], divergence)
+
+
 def led_fcn(
     network: LedFcnConfig, robot: LedRobot, learned: Sequence[str] = ("no_robot", "arc_change"), **heads: int
 ) -> LedFcn:
@@ -171,6 +184,8 @@ class LatentPose:
     """How much it costs to claim that an LED is seen whose state is more in doubt than is usual."""
     doubt_weight: float = 0.1
     """Of the bearing's divergence from "any side": what has once settled on a wrong side hardly learns otherwise."""
+    twin_weight: float = 1.0
+    """Of how far poses diverge when LEDs are painted over."""
     scale_m: ClassVar[float | None] = None
     has_presence: ClassVar[bool] = True
 
@@ -179,7 +194,7 @@ class LatentPose:
         return led_fcn(network, robot, bearing=self.num_bins, led=len(robot.leds), log_range=1)
 
     def terms(self, maps: Maps, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Give the likelihood, the zoom error, and how sure bearings are; the published loss while training starts.
+        """Give the likelihood, how views and twins disagree, and how sure bearings are; the published loss at first.
 
         The likelihood excuses an LED that is told wrong as one that can't be seen, so it learns slowly from the
         mistakes of a network that still makes many. The published loss excuses none (docs/lab-book.md).
@@ -189,11 +204,12 @@ class LatentPose:
             # Several processes refuse to train parameters without a gradient: those of the likelihood's get zero.
             unused = 0 * (maps["no_robot"].sum() + maps["visibility"].sum())
             none = torch.zeros_like(published)
-            return {"led": batch["led_on"].shape[-1] * published + unused, "zoom": none, "doubt": none}
+            return {"led": batch["led_on"].shape[-1] * published + unused, "zoom": none, "doubt": none, "twin": none}
         return {
             "led": latent_pose(maps, batch["led_on"], batch["is_there"], self.certainty),
             "zoom": self.zoom_weight * zoom_error(maps, batch["view_A"]),
             "doubt": self.doubt_weight * bearing_divergence(maps),
+            "twin": self.twin_weight * twin_divergence(maps, batch["twin"]),
         }
 
 

@@ -32,6 +32,9 @@ class BatchConfig:
     views: int = 8
     """So many of them are seen a second time, larger or smaller, for the range to be learned from, once training has
     started."""
+    twins: int = 0
+    """So many of them are seen once more with their LEDs painted over, and in another light, once training has started:
+    where a robot is and from which side it's seen doesn't depend on its LEDs."""
     start_steps: int = 0
     """Until then frames are changed less than `AugmentConfig` says, for what nothing is known of is hard to find;
     networks with a map of positions lean on what glows, less and less: it shows the way, but a robot's middle isn't its
@@ -44,6 +47,8 @@ class BatchConfig:
     def __post_init__(self) -> None:
         if self.frames % 2 or not 0 <= self.views <= self.frames:
             raise ValueError(f"got {self.frames} frames and {self.views} views, expected even frames and fewer views")
+        if not 0 <= self.twins <= self.frames:
+            raise ValueError(f"twins: got {self.twins}, expected 0 to as many as there are frames, {self.frames}")
         if not 0 < self.validation_share < 1:
             raise ValueError(f"validation_share: got {self.validation_share}, expected 0 to 1, exclusive")
 
@@ -91,7 +96,7 @@ class LedBatches(Dataset[Batch]):
         self.max_targets = max(map(len, self.states))
 
     def __getitem__(self, index: int) -> Batch:
-        """Draw batch ``index``: couples, and after them second views of some of their frames."""
+        """Draw batch ``index``: couples, and after them dark twins and second views of some of their frames."""
         num_couples, num_frames = self.config.frames // 2, len(self.frames)
         steps = self.config.start_steps * self.batches_per_step
         started = min(1.0, index / steps) if steps else 1.0
@@ -107,18 +112,24 @@ class LedBatches(Dataset[Batch]):
             frames += [int(self.frames[first]), int(self.frames[self._opposite(first)])]
             motion = draw_motion(augmentation, np.random.default_rng([self.seed, index, couple]))
             changes += 2 * [Change(motion, augmentation, (self.seed, index, couple, 1), self.texture)]
-        view_of = range(self.config.views if started == 1 else 0)
+        twin_of, view_of = (range(num if started == 1 else 0) for num in (self.config.twins, self.config.views))
+        for i in twin_of:
+            frames.append(frames[i])
+            changes.append(replace(changes[i], seed=(self.seed, index, i, 4), is_dark=True))
         for i in view_of:
             rng = np.random.default_rng([self.seed, index, i, 2])
             frames.append(frames[i])
             motion = zoomed(changes[i].motion, augmentation, rng)
             changes.append(Change(motion, augmentation, (self.seed, index, i, 3), self.texture))
         batch = self.collate(frames, changes)
+        twins = torch.arange(len(twin_of))
+        batch["twin"] = torch.stack([twins, self.config.frames + twins], 1)
+        batch["is_there"][batch["twin"][:, 1]] = 0  # as far as LEDs tell
         if started < 1:
             batch["started"] = torch.tensor(started)
         size = self.recording.height, self.recording.width, self.scale
         matrices = [change.motion.matrix(*size) for change in changes]
-        seconds = matrices[self.config.frames :]
+        seconds = matrices[self.config.frames + len(twin_of) :]
         view_A = [second @ np.linalg.inv(matrices[i]) for i, second in zip(view_of, seconds, strict=True)]
         batch["view_A"] = torch.tensor(np.array(view_A), dtype=torch.float32).reshape(-1, 3, 3)
         return batch
@@ -165,6 +176,7 @@ class LedBatches(Dataset[Batch]):
             "is_there": torch.tensor(is_there, dtype=torch.float32),
             "frame": torch.tensor(frames),
             "view_A": torch.zeros(0, 3, 3),
+            "twin": torch.zeros(0, 2, dtype=torch.long),
             **batch,
         }
 
