@@ -174,7 +174,7 @@ def led_fcn(
 
 @dataclass(frozen=True)
 class LatentPose:
-    """The LED states' likelihood with the pose as a latent variable, and agreement of the range between zooms."""
+    """The LED states' likelihood with the pose as a latent variable; ranges agree between zooms, poses without LEDs."""
 
     kind: Literal["latent_pose"] = "latent_pose"
     num_bins: int = 16

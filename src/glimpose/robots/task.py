@@ -124,7 +124,7 @@ class LedBatches(Dataset[Batch]):
         batch = self.collate(frames, changes)
         twins = torch.arange(len(twin_of))
         batch["twin"] = torch.stack([twins, self.config.frames + twins], 1)
-        batch["is_there"][batch["twin"][:, 1]] = 0  # as far as LEDs tell
+        batch["is_there"][batch["twin"][:, 1]] = 0  # their LEDs are painted over, so they tell no states
         if started < 1:
             batch["started"] = torch.tensor(started)
         size = self.recording.height, self.recording.width, self.scale
