@@ -152,11 +152,14 @@ def twin_divergence(maps: Maps, twin: Tensor) -> Tensor:
     Kullback-Leibler divergence over all cells and bearings, and of there being no robot. ``twin`` is m×2, the rows of a
     frame and of its twin; the frame, in which LEDs are seen, is taken as given.
     """
-    log_pose, log_nothing = log_pose_prob(maps)
-    log_prob = torch.cat([log_pose.flatten(1), log_nothing[:, None]], 1)
-    given, dark = log_prob[twin[:, 0]].detach(), log_prob[twin[:, 1]]
-    divergence = (given.exp() * (given - dark)).sum(-1)
-    return torch.zeros_like(log_nothing).index_copy(0, twin[:, 1], divergence)
+
+    def log_prob(rows: Tensor) -> Tensor:
+        log_pose, log_nothing = log_pose_prob({**maps, **{name: maps[name][rows] for name in ("position", "bearing")}})
+        return torch.cat([log_pose.flatten(1), log_nothing[:, None]], 1)
+
+    given, dark = log_prob(twin[:, 0]).detach(), log_prob(twin[:, 1])
+    divergence = F.kl_div(dark, given, reduction="none", log_target=True).sum(-1)
+    return torch.zeros_like(maps["position"][:, 0]).index_copy(0, twin[:, 1], divergence)
 
 
 def led_fcn(
